@@ -1,0 +1,368 @@
+"""The whole configuration of a run as frozen dataclasses; TOML in and out; every error names the field.
+
+A recipe is layered: the shipped recipe of the method, then the user's TOML file, then the command line. What is written
+into a run directory is complete: it needs no layer below it. This file imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from tyro.conf import arg
+
+from siamscope import methods
+from siamscope.data.config import DataConfig
+from siamscope.methods import Method
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the field and what it may be."""
+
+
+def _range(default: T, low: float | None = None, high: float | None = None) -> T:
+    """A field with a closed range that `validate` checks."""
+    return typing.cast(T, field(default=default, metadata={"low": low, "high": high}))
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """The random views of an image."""
+
+    policy: Annotated[str, arg(aliases=("--policy",))] = "simsiam"
+    """Named policy: simclr, mocov2, byol, simsiam, barlow, vicreg."""
+    size: int = _range(0, 0, 1024)
+    """Side of a view in pixels; 0 = as the data."""
+    colour: Literal["exact", "fast"] = "exact"
+    """Colour jitter as torchvision defines it, or fused into one matrix per image (several times faster)."""
+    crop_min: float = _range(0.0, 0, 1)
+    """Smallest share of the area that a crop may have; 0 = as the policy."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The encoder that is trained and exported."""
+
+    backbone: Annotated[str, arg(aliases=("--backbone",))] = "resnet8"
+    """resnet8, resnet18, resnet20, resnet34, resnet50, or timm:NAME (extra)."""
+    width: Annotated[float, arg(aliases=("--width",))] = _range(1.0, 0.05, 16)
+    """Multiplier on the number of channels."""
+    stem: Literal["cifar", "cifar-pad2", "imagenet"] = "cifar"
+    """First layers: for small images (3x3, stride 1), or for large ones (7x7, stride 2, max-pool)."""
+    zero_init_residual: bool = True
+    """Start every residual branch at zero."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule; the rate follows a cosine per step after a linear warm-up."""
+
+    name: Annotated[Literal["sgd", "lars", "adamw"], arg(aliases=("--optimiser",))] = "sgd"
+    """Optimiser."""
+    lr: Annotated[float, arg(aliases=("--lr",))] = _range(0.06, 0)
+    """Base learning rate, for 256 images a step when `lr_scaling` is on."""
+    lr_scaling: bool = True
+    """Multiply the rate by batch size / 256."""
+    momentum: float = _range(0.9, 0, 1)
+    """Momentum of SGD and LARS; the first beta of AdamW."""
+    weight_decay: Annotated[float, arg(aliases=("--weight-decay",))] = _range(5e-4, 0)
+    """Weight decay (coupled for SGD and LARS, decoupled for AdamW)."""
+    exclude_norm_and_bias: bool = False
+    """Leave biases and normalisation parameters out of weight decay (and of LARS's adaptation)."""
+    warmup_epochs: float = _range(0.0, 0)
+    """Epochs of linear warm-up from zero."""
+    final_lr: float = _range(0.0, 0, 1)
+    """Rate at the last step, as a share of the base rate."""
+    constant_predictor_lr: bool = False
+    """Keep the predictor's rate constant (SimSiam)."""
+    clip_norm: float = _range(0.0, 0)
+    """Clip the gradient's norm; 0 = no clipping."""
+    trust: float = _range(0.001, 0)
+    """Trust coefficient of LARS."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, batch, seed and machine."""
+
+    epochs: Annotated[float, arg(aliases=("--epochs",))] = _range(20.0, 0)
+    """Passes over the training images."""
+    steps: Annotated[int, arg(aliases=("--steps",))] = _range(0, 0)
+    """Optimiser steps; 0 = from `epochs`."""
+    batch_size: Annotated[int, arg(aliases=("--batch-size",))] = _range(256, 2)
+    """Images an optimiser step, over all processes together."""
+    accumulate: int = _range(1, 1)
+    """Split the batch into this many parts, one after another (batch norm and negatives see one part)."""
+    seed: Annotated[int, arg(aliases=("--seed",))] = _range(0, 0, 2**31 - 1)
+    """Seed of weights, order and views."""
+    device: Annotated[str, arg(aliases=("--device",))] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Annotated[Literal["auto", "fp32", "bf16"], arg(aliases=("--precision",))] = "auto"
+    """Autocast precision; auto = what a short timed probe finds fastest on this machine."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory format of the backbone; auto = by the same probe."""
+    deterministic: bool = False
+    """Refuse operations that are not deterministic (slower on a GPU)."""
+    threads: int = _range(0, 0)
+    """Threads of the computation on a CPU; 0 = torch's choice."""
+    checkpoint_minutes: float = _range(2.0, 0)
+    """Minutes between checkpoints."""
+    checkpoint_steps: int = _range(0, 0)
+    """Steps between checkpoints beside that; 0 = by time only."""
+    keep: int = _range(2, 1)
+    """How many of the last checkpoints are kept (the best is kept beside them)."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured while training."""
+
+    interval: int = _range(0, 0)
+    """Steps between two measurements; 0 = about 20 over the run."""
+    samples: int = _range(1024, 8)
+    """Validation images that every measurement uses."""
+    bank: int = _range(2048, 8)
+    """Training images in the bank of the online k-NN (only when labels exist)."""
+    k: int = _range(20, 1)
+    """Neighbours of the online k-NN."""
+    temperature: float = _range(0.1, 1e-4)
+    """Temperature of the k-NN vote."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The final judgement, after training."""
+
+    bank: int = _range(20_000, 8)
+    """Training images at most, in the bank of the k-NN and under the linear probe."""
+    queries: int = _range(10_000, 8)
+    """Test (or validation) images at most."""
+    temperature: float = _range(0.1, 1e-4)
+    """Temperature of the k-NN vote."""
+    probe: bool = True
+    """Fit the linear probe as well."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    method: Method = field(default_factory=Method)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+DEFAULT_METHOD = "simclr"
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+def shipped_folder() -> Path:
+    """Where the shipped recipes lie: beside the package when installed, at the repository's root in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def shipped() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in shipped_folder().glob("*.toml"))
+
+
+def for_method(name: str = DEFAULT_METHOD) -> Recipe:
+    """The shipped recipe of a method (its small, 32-pixel default)."""
+    row = methods.get(name)
+    path = shipped_folder() / f"{row.name}.toml"
+    return load(path) if path.is_file() else Recipe(method=row)
+
+
+def load(source: str | Path, base: Recipe | None = None) -> Recipe:
+    """Read a recipe from a TOML file, or by the name of a shipped one.
+
+    Fields that the file leaves out come from `base`; without a base, from the row of the file's method and the
+    dataclass defaults.
+
+    Raises:
+        RecipeError: no such file or recipe, not TOML, an unknown field, a value of the wrong type or out of range.
+    """
+    path = Path(source)
+    if not path.is_file() and (shipped_folder() / f"{source}.toml").is_file():
+        path = shipped_folder() / f"{source}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(
+            f"no recipe at {str(source)!r}{_nearest(str(source), shipped())} (shipped: {', '.join(shipped())})"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+    try:
+        return from_dict(table, base)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def from_dict(table: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+    """A recipe from nested tables (see `load`)."""
+    start = base or Recipe()
+    cells = table.get("method", {})
+    if isinstance(cells, Mapping) and "name" in cells and isinstance(cells["name"], str):
+        if base is None or cells["name"] != base.method.name:
+            try:
+                start = dataclasses.replace(start, method=methods.get(cells["name"]))
+            except methods.MethodError as error:
+                raise RecipeError(f"method.name: {error}") from error
+    recipe = _replace(start, table, "")
+    validate(recipe)
+    return recipe
+
+
+def _replace(instance: Any, table: Mapping[str, Any], prefix: str) -> Any:
+    """`instance` with the fields that `table` names, types checked."""
+    hints = typing.get_type_hints(type(instance))
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            raise RecipeError(f"unknown field {name!r}{_nearest(key, hints)} (known: {', '.join(hints)})")
+        current = getattr(instance, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{name} must be a table, got {value!r}")
+            changes[key] = _replace(current, value, f"{name}.")
+        else:
+            changes[key] = _checked(value, hints[key], name)
+    try:
+        return dataclasses.replace(instance, **changes)
+    except RecipeError:
+        raise
+    except ValueError as error:
+        raise RecipeError(f"{prefix}{error}" if prefix else str(error)) from error
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the type `hint` asks; an integer may stand for a float."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            near = _nearest(str(value), [str(a) for a in allowed])
+            raise RecipeError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}{near}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{name} must be an array, got {value!r}")
+        inner = typing.get_args(hint)[0]
+        return tuple(_checked(item, inner, f"{name}[{i}]") for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RecipeError(f"{name} must be {_article(hint.__name__)}, got {value!r}")
+    return value
+
+
+def _article(kind: str) -> str:
+    return {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}.get(kind, kind)
+
+
+def _nearest(word: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def validate(recipe: Recipe) -> None:
+    """Check every range, and what only several fields together decide.
+
+    Raises:
+        RecipeError: with one line a problem.
+    """
+    problems = list(_out_of_range(recipe, ""))
+    if recipe.train.batch_size % recipe.train.accumulate:
+        problems.append(
+            f"train.accumulate must divide train.batch_size ({recipe.train.batch_size}), got {recipe.train.accumulate}"
+        )
+    if recipe.train.steps == 0 and recipe.train.epochs <= 0:
+        problems.append("train.epochs must be above 0 (or give train.steps)")
+    device = recipe.train.device
+    if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
+        problems.append(f"train.device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
+def _out_of_range(instance: Any, prefix: str) -> typing.Iterator[str]:
+    for item in dataclasses.fields(instance):
+        value = getattr(instance, item.name)
+        name = f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _out_of_range(value, f"{name}.")
+        elif "low" in item.metadata and isinstance(value, int | float):
+            low, high = item.metadata["low"], item.metadata["high"]
+            inside = value == value and (low is None or value >= low) and (high is None or value <= high)
+            if not inside or value in (float("inf"), float("-inf")):
+                bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+                yield f"{name} must be {bounds}, got {value}"
+
+
+# ---------------------------------------------------------------------------------------------- out
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Nested tables, complete."""
+    return dataclasses.asdict(recipe)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The complete recipe as TOML text; `from_dict(tomllib.loads(text))` gives it back."""
+    lines: list[str] = []
+    _write_table(to_dict(recipe), "", lines)
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _write_table(table: Mapping[str, Any], prefix: str, lines: list[str]) -> None:
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    if prefix and plain:
+        lines += ["", f"[{prefix}]"]
+    lines += [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            _write_table(value, f"{prefix}.{key}" if prefix else key, lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)
+
+
+def digest(recipe: Recipe) -> str:
+    """A short hash of everything in the recipe."""
+    text = json.dumps(to_dict(recipe), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

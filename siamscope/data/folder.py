@@ -1,0 +1,162 @@
+"""Finds image files below a folder, and what its layout says about labels and splits. Reads no pixels."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from siamscope.data.errors import DataError
+from siamscope.data.source import Indices
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"))
+_SPLITS = {
+    "train": "train", "training": "train",
+    "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that was set aside, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files below `root`: paths relative to it (with /), sorted; their sizes and times of change (ns)."""
+
+    root: Path
+    paths: list[str]
+    sizes: list[int]
+    times: list[int]
+    broken: list[Rejected] = field(default_factory=list)
+    others: int = 0
+    """Files without an image's ending."""
+
+    def fingerprint(self) -> str:
+        """A hash that changes when a file is added, removed, renamed, resized or written again."""
+        lines = map("%s\0%d\0%d".__mod__, zip(self.paths, self.sizes, self.times, strict=True))
+        text = "\n".join(lines).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+    def classes(self) -> tuple[str, ...]:
+        """The sub-folders directly below the root, if every image lies in one of at least two; else nothing."""
+        tops = {path.split("/", 1)[0] if "/" in path else "" for path in self.paths}
+        return tuple(sorted(tops)) if "" not in tops and len(tops) > 1 else ()
+
+    def labels(self, class_names: tuple[str, ...]) -> Indices:
+        """The class of each file as its place in `class_names`."""
+        place = {name: i for i, name in enumerate(class_names)}
+        return np.array([place[path.split("/", 1)[0]] for path in self.paths], np.int64)
+
+
+def list_images(root: Path) -> Listing:
+    """List the image files below a folder.
+
+    Names that start with a dot and __MACOSX are passed over. Links are followed; a folder that can be reached twice
+    (a loop, or a link beside the folder itself) counts once, at its real place. Broken links and folders that cannot
+    be listed are in `broken`.
+
+    Raises:
+        DataError: no such folder, or it cannot be listed.
+    """
+    walk = _Walk()
+    try:
+        walk.enter(str(root), "")
+    except FileNotFoundError:
+        raise DataError(f"there is no folder {str(root)!r}: check data.source") from None
+    except NotADirectoryError:
+        raise DataError(f"{str(root)!r} is not a folder: give the folder that holds the images") from None
+    except OSError as error:
+        raise DataError(f"cannot list the folder {str(root)!r}: {error.strerror}") from error
+    walk.run()
+    walk.found.sort()
+    walk.broken.sort(key=lambda item: item.path)
+    paths, sizes, times = (list(column) for column in zip(*walk.found, strict=True)) if walk.found else ([], [], [])
+    return Listing(root, paths, sizes, times, walk.broken, walk.others)
+
+
+class _Walk:
+    """The state of one walk: real folders first, links to folders after all of them."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, int, int]] = []
+        self.broken: list[Rejected] = []
+        self.others = 0
+        self._seen: set[tuple[int, int]] = set()
+        self._folders: list[tuple[str, str]] = []
+        self._links: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        while self._folders or self._links:
+            path, below = self._folders.pop() if self._folders else self._links.pop()
+            try:
+                self.enter(path, below)
+            except OSError as error:
+                self.broken.append(Rejected(below.rstrip("/"), f"cannot list the folder: {error.strerror}"))
+            self._links.sort(reverse=True)
+
+    def enter(self, path: str, below: str) -> None:
+        status = Path(path).stat()
+        if (status.st_dev, status.st_ino) in self._seen:
+            return
+        self._seen.add((status.st_dev, status.st_ino))
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                    self._visit(entry, below)
+
+    def _visit(self, entry: os.DirEntry[str], below: str) -> None:
+        name = below + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            self._folders.append((entry.path, name + "/"))
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 -- 60,000 Path objects take 0.2 s
+            self._visit_image(entry, name)
+        elif entry.is_symlink() and entry.is_dir():
+            self._links.append((entry.path, name + "/"))
+        else:
+            self.others += 1
+
+    def _visit_image(self, entry: os.DirEntry[str], name: str) -> None:
+        try:
+            if entry.is_file():  # neither a pipe nor a device: opening one could wait for ever
+                status = entry.stat()
+                self.found.append((name, status.st_size, status.st_mtime_ns))
+            elif entry.is_symlink() and entry.is_dir():
+                self._links.append((entry.path, name + "/"))
+            elif entry.is_symlink():
+                self.broken.append(Rejected(name, "a broken link"))
+        except OSError as error:
+            self.broken.append(Rejected(name, f"cannot be examined: {error.strerror}"))
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """The folders of a given split: "train" and perhaps "test" and "val", or only "train": root.
+
+    Recognised below the root if there is train/ (or training/): test/ (testing/) and val/ (valid/, validation/), in
+    any case. val/ without test/ is the held-out final data, so it is returned as "test".
+
+    Raises:
+        DataError: two folders that mean the same split.
+    """
+    found: dict[str, Path] = {}
+    try:
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    except OSError:
+        return {"train": root}  # list_images says what is wrong
+    for name in folders:
+        split = _SPLITS.get(name.lower())
+        if split and split in found and "train" in map(_SPLITS.get, map(str.lower, folders)):
+            raise DataError(f"{str(root)!r} holds both {found[split].name!r} and {name!r}: keep one of them")
+        if split:
+            found[split] = root / name
+    if "train" not in found:
+        return {"train": root}
+    if "val" in found and "test" not in found:
+        found["test"] = found.pop("val")
+    return {split: found[split] for split in ("train", "val", "test") if split in found}

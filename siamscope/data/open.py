@@ -1,0 +1,240 @@
+"""From a `DataConfig` to images: `open_dataset`."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from siamscope.data import arrays, idx
+from siamscope.data.cache import Written, cache_root, open_or_build, short_hash
+from siamscope.data.config import NAMED_SOURCES, DataConfig, Kind, nearest
+from siamscope.data.convert import Converter
+from siamscope.data.errors import DataError
+from siamscope.data.folder import Rejected
+from siamscope.data.memory import budget
+from siamscope.data.open_folder import open_folder
+from siamscope.data.progress import Progress, quiet
+from siamscope.data.source import ArraySource, Numbered, ShapesSource, Source, digest, hash_array
+from siamscope.data.splits import three_way, validation_count
+
+_SHAPES_TRAIN, _SHAPES_TEST = 10_000, 2_000
+_SHAPES_VAL_AT, _SHAPES_TEST_AT = 2**40, 2**41  # no training index reaches them
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images ready for use.
+
+    train: what the objective sees. val: for every choice while training and among runs. test: for the final figure
+    only; None if the data have none. rejected: files set aside. hint: what a user may want to know about how the data
+    were read, or None. streams: whether the images are more than the memory budget, so that they should be read
+    from the cache batch by batch. config: the configuration with what was found filled in; it opens the same images.
+    """
+
+    train: Source
+    val: Source
+    test: Source | None
+    name: str
+    rejected: list[Rejected]
+    hint: str | None
+    streams: bool
+    config: DataConfig
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all images, labels and the split."""
+        parts = [self.train, self.val, *([self.test] if self.test else [])]
+        labels = [b"" if s.labels is None else s.labels.astype("<i8").tobytes() for s in parts]
+        return digest(*(s.fingerprint.encode() for s in parts), *labels)
+
+
+@dataclass
+class _Found:
+    """What a kind of source yields before the split."""
+
+    train: Source
+    val: Source | None = None
+    test: Source | None = None
+    rejected: list[Rejected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_dataset(config: DataConfig, progress: Progress = quiet) -> Dataset:
+    """Open the images that `config` asks for; decode image files first if the cache does not hold them.
+
+    progress: called while something long goes on (see siamscope.data.progress).
+
+    Raises:
+        DataError: the data are missing, unusable or too few, or the cache cannot be written.
+    """
+    memory = budget(config.memory_budget_mb)
+    kind, path = _kind_and_path(config)
+    if kind == "shapes":
+        return _shapes(config, memory)
+    assert path is not None  # only shapes has none
+    if kind == "folder":
+        opened = open_folder(path, config, progress)
+        found = _Found(opened.train, opened.val, opened.test, opened.rejected, opened.notes)
+    else:
+        found = _open_arrays(kind, path, config, memory, progress)
+    train, val, test, note = three_way(found.train, found.val, found.test, config)
+    resolved = replace(
+        config,
+        source=config.source if config.source in NAMED_SOURCES else str(path.absolute()),
+        kind=kind,
+        channels=train.channels,
+        samples=len(train),
+        val_samples=len(val),
+        test_samples=len(test) if test else 0,
+    )
+    name = config.source if config.source in NAMED_SOURCES else path.absolute().name
+    hint = "; ".join([*found.notes, *([note] if note else [])]) or None
+    return Dataset(train, val, test, name, found.rejected, hint, _total(train, val, test) > memory, resolved)
+
+
+def _total(train: Source, val: Source, test: Source | None) -> int:
+    return train.nbytes + val.nbytes + (test.nbytes if test else 0)
+
+
+def _kind_and_path(config: DataConfig) -> tuple[Kind, Path | None]:
+    """What to read as what. Raises DataError if there is nothing there or it does not fit the kind."""
+    if config.kind == "shapes" or (config.kind == "auto" and config.source == "shapes"):
+        return "shapes", None
+    if config.source == "fashion-mnist":
+        return "idx", idx.fashion_mnist_folder()
+    path = Path(config.source).expanduser()
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+        if not is_folder and not is_file:
+            near = nearest(config.source, NAMED_SOURCES)
+            raise DataError(f"there is no folder or file {config.source!r}{near or ': check data.source'}")
+        return _kind_of(config, path, is_file), path
+    except OSError as error:
+        raise DataError(f"cannot look at {config.source!r}: {error.strerror}") from error
+
+
+def _kind_of(config: DataConfig, path: Path, is_file: bool) -> Kind:
+    ending = path.suffix.lower()
+    if is_file:
+        found: Kind = "npz" if ending == ".npz" else "npy"
+        if ending not in (".npz", ".npy"):
+            raise DataError(
+                f"{config.source!r} is a single file; give a folder of images, a folder of IDX files, or an .npz or "
+                f".npy file (unpack an archive first)"
+            )
+        if config.kind not in ("auto", found):
+            raise DataError(f"data.kind is {config.kind}, but {config.source!r} is an {ending} file")
+        return found
+    if config.kind in ("npz", "npy"):
+        raise DataError(f"data.kind is {config.kind}, but {config.source!r} is a folder: give the file")
+    if config.kind == "auto":
+        return "idx" if idx.has_idx_files(path) else "folder"
+    return config.kind
+
+
+def _shapes(config: DataConfig, memory: int) -> Dataset:
+    from siamscope.data import shapes
+
+    count = config.samples or _SHAPES_TRAIN
+    held = validation_count(count, config)
+    tests = config.test_samples or _SHAPES_TEST
+    try:
+        spec = shapes.ShapesSpec(config.seed, config.size, config.classes, config.channels or 3)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    train = ShapesSource(spec, count)
+    val = ShapesSource(spec, held, _SHAPES_VAL_AT)
+    test = ShapesSource(spec, tests, _SHAPES_TEST_AT)
+    resolved = replace(
+        config, source="shapes", kind="shapes", channels=spec.channels, samples=count, val_samples=held,
+        test_samples=tests,
+    )  # fmt: skip
+    streams = _total(train, val, test) > memory
+    return Dataset(train, val, test, "shapes", [], None, streams, resolved)
+
+
+def _open_arrays(kind: Kind, path: Path, config: DataConfig, memory: int, progress: Progress) -> _Found:
+    with ExitStack() as stack:
+        spool = _spool(stack, config)
+        if kind == "idx":
+            splits = idx.read_idx(path, memory, spool)
+        elif kind == "npz":
+            splits = arrays.read_npz(path, memory, spool)
+        else:
+            splits = arrays.read_npy(path)
+        labels, class_names = arrays.integer_labels(splits)
+        if config.source == "fashion-mnist" and class_names and len(class_names) == len(idx.FASHION_MNIST_CLASSES):
+            class_names = idx.FASHION_MNIST_CLASSES
+        converters = {
+            name: Converter(raw.name, raw.images, config.size, config.channels, config.min_side, pad=kind == "idx")
+            for name, raw in splits.items()
+        }
+        if len({converter.channels for converter in converters.values()}) > 1:
+            shapes = ", ".join(f"{split.name} {split.images.shape}" for split in splits.values())
+            raise DataError(f"the splits have different numbers of channels: {shapes}")
+        fits = sum(int(np.prod(converter.shape)) for converter in converters.values()) <= memory
+        sources: dict[str, Source] = {}
+        for name, converter in converters.items():
+            if fits:
+                images = _converted(converter)
+                content = hash_array(images)
+            else:
+                images, content = _through_cache(converter, path, config, progress)
+            numbers = Numbered(len(images))
+            sources[name] = ArraySource(images, labels[name], class_names, numbers, content)
+    # A val array without a test array is the held-out final data, as it is for folders.
+    if "val" in sources and "test" not in sources:
+        sources["test"] = sources.pop("val")
+    return _Found(sources["train"], sources.get("val"), sources.get("test"))
+
+
+def _spool(stack: ExitStack, config: DataConfig) -> Callable[[], Path]:
+    """Makes, once it is needed, a temporary folder on the cache's disk that goes with the stack."""
+    made: list[Path] = []
+
+    def folder() -> Path:
+        if not made:
+            root = cache_root(config.cache_dir)
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                made.append(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unpacked-", dir=root))))
+            except OSError as error:
+                raise DataError(f"cannot unpack into {str(root)!r}: {error.strerror}; choose data.cache_dir") from error
+        return made[0]
+
+    return folder
+
+
+def _converted(converter: Converter) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    images = np.empty(converter.shape, np.uint8)
+    for start, piece in converter.pieces():
+        images[start : start + len(piece)] = piece
+    return images
+
+
+def _through_cache(
+    converter: Converter, path: Path, config: DataConfig, progress: Progress
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], str]:
+    """The images memory-mapped from the cache, and their hash."""
+    group = short_hash("array", os.fsencode(path.resolve()), converter.name, config.size, converter.channels)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+    def build(target: Path) -> Written:
+        hashes = []
+        with target.open("rb+") as file:
+            for start, piece in converter.pieces():
+                file.write(piece.data)
+                hashes.append(hash_array(piece).encode())
+                progress("preparing images", start + len(piece), len(converter.values))
+        return Written(digest(*hashes), {})
+
+    def wait() -> None:
+        progress("waiting for another process that prepares the same images", 0, 0)
+
+    entry = open_or_build(cache_root(config.cache_dir), group, short_hash(state), converter.shape, build, wait)
+    return entry.images, entry.digest

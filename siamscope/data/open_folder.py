@@ -1,0 +1,118 @@
+"""Opens a folder of image files: list, decode what the cache does not hold, name the classes."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from siamscope.data.cache import Entry, Written, cache_root, open_or_build, short_hash
+from siamscope.data.config import DataConfig
+from siamscope.data.decode import DecodeOptions
+from siamscope.data.errors import DataError
+from siamscope.data.folder import SUFFIXES, Listing, Rejected, find_splits, list_images
+from siamscope.data.pool import decode_files
+from siamscope.data.progress import Progress
+from siamscope.data.source import ArraySource, Source, Subset
+
+
+@dataclass
+class OpenedFolder:
+    """The sources of a folder, the files set aside, and notes for the user."""
+
+    train: Source
+    val: Source | None = None
+    test: Source | None = None
+    rejected: list[Rejected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_folder(root: Path, config: DataConfig, progress: Progress) -> OpenedFolder:
+    """Open a folder; see `find_splits` and `Listing.classes` for how its layout is read.
+
+    Raises:
+        DataError: no usable image, or (strict) one that had to be set aside.
+    """
+    channels = config.channels or 3
+    if channels not in (1, 3):
+        raise DataError(f"data.channels must be 0, 1 or 3 for image files; got {channels}")
+    options = DecodeOptions(config.size, channels, config.max_pixels, config.min_side)
+    folders = find_splits(root)
+    listings = {split: list_images(folder) for split, folder in folders.items()}
+    for listing in listings.values():
+        _require_images(listing)
+    classes = {split: listing.classes() for split, listing in listings.items()}
+    names = tuple(sorted(set().union(*classes.values())))
+    opened: dict[str, Source] = {}
+    rejected: list[Rejected] = []
+    for split, listing in listings.items():
+        entry = _entry(listing, options, config, progress)
+        prefix = "" if listing.root == root else listing.root.name + "/"
+        aside = [*listing.broken, *(Rejected(listing.paths[row], why) for row, why in entry.rejected.items())]
+        rejected += [Rejected(prefix + item.path, item.reason) for item in aside]
+        _check_rejected(listing, entry, rejected, config.strict)
+        opened[split] = _source(listing, entry, prefix, names if classes[split] else None)
+    notes = _notes(root, listings, classes["train"], folders, len(rejected))
+    return OpenedFolder(opened["train"], opened.get("val"), opened.get("test"), rejected, notes)
+
+
+def _require_images(listing: Listing) -> None:
+    if not listing.paths:
+        what = f"{listing.others + len(listing.broken)} files, none of them a readable image" if (
+            listing.others or listing.broken
+        ) else "nothing"  # fmt: skip
+        raise DataError(
+            f"the folder {str(listing.root)!r} holds {what}; image files end in {', '.join(sorted(SUFFIXES))}"
+        )
+
+
+def _entry(listing: Listing, options: DecodeOptions, config: DataConfig, progress: Progress) -> Entry:
+    group = short_hash("folder", os.fsencode(listing.root.resolve()), sorted(asdict(options).items()))
+    shape = (len(listing.paths), options.channels, options.size, options.size)
+
+    def build(file: Path) -> Written:
+        nbytes = sum(listing.sizes)
+        return decode_files(listing.root, listing.paths, nbytes, options, file, config.workers, progress)
+
+    def wait() -> None:
+        progress("waiting for another process that decodes the same images", 0, 0)
+
+    return open_or_build(cache_root(config.cache_dir), group, listing.fingerprint(), shape, build, wait)
+
+
+def _check_rejected(listing: Listing, entry: Entry, rejected: list[Rejected], strict: bool) -> None:
+    if len(entry.rejected) == len(listing.paths):
+        shown = "; ".join(f"{item.path}: {item.reason}" for item in rejected[:3])
+        raise DataError(f"none of the {len(listing.paths)} images in {str(listing.root)!r} can be used: {shown}")
+    if strict and rejected:
+        more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
+        raise DataError(
+            f"{rejected[0].path}: {rejected[0].reason}{more}; repair or remove the file, or leave out --strict to set "
+            f"such files aside"
+        )
+
+
+def _source(listing: Listing, entry: Entry, prefix: str, class_names: tuple[str, ...] | None) -> Source:
+    labels = None if class_names is None else listing.labels(class_names)
+    paths = [prefix + path for path in listing.paths] if prefix else listing.paths
+    source = ArraySource(entry.images, labels, class_names, paths, entry.digest)
+    if not entry.rejected:
+        return source
+    usable = np.ones(len(source), np.bool_)
+    usable[list(entry.rejected)] = False
+    return Subset(source, np.flatnonzero(usable))
+
+
+def _notes(
+    root: Path, listings: dict[str, Listing], classes: tuple[str, ...], folders: dict[str, Path], rejected: int
+) -> list[str]:
+    notes = []
+    if rejected:
+        notes.append(f"{rejected} files were set aside")
+    if folders["train"] != root:
+        others = len([entry for entry in os.scandir(root) if entry.is_dir()]) - len(folders)
+        used = ", ".join(f"{folder.name}/ as {split}" for split, folder in folders.items())
+        notes.append(f"read {used}" + (f"; {others} other folders beside them were passed over" if others else ""))
+    if not classes and any("/" in path for path in listings["train"].paths):
+        notes.append("no labels: the images do not all lie in one of at least two sub-folders")
+    return notes

@@ -1,0 +1,215 @@
+"""Singular values of a feature matrix, in one call or as a stream that can be merged across processes."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from siamscope.collapse.arrays import (
+    Array,
+    Float64,
+    like,
+    require_finite,
+    require_matrix,
+    to_float64,
+    to_numpy,
+    unit_rows,
+)
+from siamscope.collapse.errors import CollapseError
+
+_CHUNK_ENTRIES = (
+    1 << 24
+)  # rows x d per update: 128 MiB in float64, so that the float64 copy of the features stays small
+
+
+class TooFewSamples(UserWarning):
+    """Fewer samples than dimensions: trailing singular values are zero for want of data, not because of collapse."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of an (N, d) feature matrix, with what is needed to compare them with another's.
+
+    Attributes:
+        singular_values: (d,) float64, descending; zeros beyond min(N, d). Not squared: sigma_k = sqrt(N * variance_k)
+            when centred.
+        n, d: number of samples and of dimensions.
+        center: whether the column mean was subtracted.
+        row_norm: whether rows were divided by their L2 norm (before centring).
+        mean_norm: L2 norm of the column mean (of the unit rows, if `row_norm`).
+    """
+
+    singular_values: Float64
+    n: int
+    d: int
+    center: bool
+    row_norm: bool
+    mean_norm: float
+
+    @property
+    def eigenvalues(self) -> Float64:
+        """(d,) eigenvalues sigma^2 / n of the (biased) covariance, or of the second moment if not centred."""
+        return np.asarray(self.singular_values**2 / self.n, dtype=np.float64)
+
+
+class CovarianceState:
+    """Sample count, mean and scatter of a stream of rows, in float64: O(d^2) memory, exact under merging.
+
+    Updates and merges follow Chan, Golub & LeVeque (1983): the scatter is always taken about the current mean, so a
+    large common offset does not cancel digits, as sum(x x^T) - n m m^T does (tests/collapse/test_streaming.py shows
+    that failing).
+
+    Attributes:
+        n: rows seen.
+        mean: (d,) column mean.
+        m2: (d, d) scatter, sum over rows of (x - mean)(x - mean)^T.
+    """
+
+    def __init__(self, d: int, *, reference: Array = None) -> None:
+        """An empty state for `d` dimensions.
+
+        `reference`: a tensor whose device the state shall live on; by default, that of the first batch. It matters
+        only for a process that may see no batch at all and must still join an all-reduce on a GPU.
+        """
+        if d < 1:
+            raise CollapseError(f"a covariance needs at least one dimension, not {d}.")
+        self.d = d
+        self.n = 0
+        self.mean: Array = np.zeros(d)
+        self.m2: Array = np.zeros((d, d))
+        if reference is not None:
+            self._move(to_float64(reference))
+
+    def _move(self, reference: Array) -> None:
+        self.mean, self.m2 = like(self.mean, reference), like(self.m2, reference)
+
+    def update(self, rows: Array) -> "CovarianceState":
+        """Add `rows` (B, d), array or tensor, B >= 0.
+
+        Returns self. Raises CollapseError on a wrong shape, NaN or infinity.
+        """
+        require_matrix(rows, "a batch of features")
+        if rows.shape[1] != self.d:
+            raise CollapseError(f"a batch of features has {rows.shape[1]} columns; this state was made for {self.d}.")
+        if rows.shape[0] == 0:
+            return self
+        rows = to_float64(rows)
+        require_finite(rows, "a batch of features")
+        if self.n == 0:
+            self._move(rows)
+        # Measured from a point inside the cloud, identical rows give exactly zero and a large offset costs no digits.
+        origin = self.mean if self.n else rows[0]
+        shifted = rows - like(origin, rows)
+        offset = shifted.mean(0)
+        centred = shifted - offset
+        self._add(rows.shape[0], like(offset, self.mean), like(centred.T @ centred, self.m2), origin)
+        return self
+
+    def _add(self, n: int, offset: Array, m2: Array, origin: Array) -> None:
+        """Chan's merge with a block of `n` rows whose mean is origin + offset; origin is our mean, if we have one."""
+        if self.n:
+            self.m2 = self.m2 + m2 + offset[:, None] * offset[None, :] * (self.n * n / (self.n + n))
+            self.mean = self.mean + offset * (n / (self.n + n))
+        else:
+            self.m2, self.mean = m2, origin + offset
+        self.n += n
+
+    def merge(self, other: "CovarianceState") -> "CovarianceState":
+        """Add all that `other` has seen, and leave it as it was. Returns self. The order matters only to rounding."""
+        if other.d != self.d:
+            raise CollapseError(f"cannot merge a state of {other.d} dimensions into one of {self.d}.")
+        if other.n:
+            if self.n == 0:
+                self._move(other.mean)
+            mean, m2 = like(other.mean, self.mean), like(other.m2, self.m2)
+            offset, origin = (mean - self.mean, self.mean) if self.n else (mean * 0, mean)
+            self._add(other.n, offset, m2, origin)
+        return self
+
+    def all_reduce(self, reduce: Callable[[Array], Array]) -> "CovarianceState":
+        """Replace this state by the one of all processes together. Returns self.
+
+        `reduce` returns the element-wise sum over processes of a float64 array (a tensor if the state lives in
+        tensors); for `torch.distributed` a function that calls ``all_reduce(x)`` and returns x. Every process must
+        call this, also one that has seen nothing. Two rounds, mean first: summing raw second moments in one round
+        would cancel digits.
+        """
+        total = float(reduce(self.mean[:1] * 0 + self.n)[0])
+        if total == 0:
+            return self
+        mean = reduce(self.mean * (self.n / total))
+        gap = self.mean - mean if self.n else self.mean * 0
+        self.m2 = reduce(self.m2 + gap[:, None] * gap[None, :] * self.n)
+        self.mean, self.n = mean, round(total)
+        return self
+
+    def spectrum(self, *, center: bool = True, row_norm: bool = False) -> Spectrum:
+        """Spectrum of all rows seen.
+
+        `row_norm` only records that the caller normalised the rows. Raises CollapseError when fewer than two rows were
+        seen; warns TooFewSamples when there are fewer rows than dimensions.
+        """
+        if self.n < 2:
+            raise CollapseError(f"a spectrum needs at least 2 samples, not {self.n}.")
+        mean, scatter = to_numpy(self.mean), to_numpy(self.m2)
+        if not center:
+            scatter = scatter + self.n * np.outer(mean, mean)
+        squares = np.linalg.eigvalsh((scatter + scatter.T) / 2)
+        return _spectrum(squares, self.n, self.d, center, row_norm, mean)
+
+
+def _spectrum(squares: npt.ArrayLike, n: int, d: int, center: bool, row_norm: bool, mean: Float64) -> Spectrum:
+    """Spectrum from the ascending eigenvalues of the scatter (d, d) or of the Gram matrix (n, n)."""
+    if n < d:
+        warnings.warn(
+            f"{n} samples in {d} dimensions: at most {n - center} singular values can differ from zero, the rest are "
+            "padded with zeros; take at least 16 samples per dimension for a bias of AUC under 0.01.",
+            TooFewSamples,
+            stacklevel=3,
+        )
+    values = np.zeros(d)
+    rank = min(n - center, d)  # the highest that n samples can have; what lies beyond is rounding noise
+    values[:rank] = np.sqrt(np.clip(np.asarray(squares)[::-1][:rank], 0, None))
+    return Spectrum(values, n, d, center, row_norm, float(np.linalg.norm(mean)))
+
+
+def spectrum(features: Array, *, center: bool = True, row_norm: bool = False) -> Spectrum:
+    """Singular values of `features` (N, d), an array or a tensor, as Li, Efros & Pathak (2022) take them for their AUC.
+
+    Computed from the d x d scatter (from the N x N Gram matrix if N < d) in float64, in chunks of rows, on the
+    features' device. Squaring sets a floor: singular values below about 2e-8 of the largest are rounding noise (their
+    effect on AUC is under 1e-7).
+
+    Args:
+        features: one row per image. The paper takes the backbone's pooled output in eval mode, without augmentation.
+        center: subtract the column mean (the paper does; RankMe does not).
+        row_norm: divide each row by its L2 norm first (the paper's released values do not); a zero row stays zero.
+
+    Raises:
+        CollapseError: wrong shape, N < 2, NaN or infinite entries.
+    Warns:
+        TooFewSamples: N < d.
+    """
+    require_matrix(features, "the feature matrix")
+    if 2 <= features.shape[0] < features.shape[1]:
+        return _spectrum_of_few(features, center, row_norm)
+    state = CovarianceState(features.shape[1])
+    step = max(1, _CHUNK_ENTRIES // features.shape[1])
+    for start in range(0, features.shape[0], step):
+        rows = to_float64(features[start : start + step])
+        state.update(unit_rows(rows) if row_norm else rows)
+    return state.spectrum(center=center, row_norm=row_norm)
+
+
+def _spectrum_of_few(features: Array, center: bool, row_norm: bool) -> Spectrum:
+    """`spectrum` for N < d: the N x N Gram matrix has the same eigenvalues as the scatter, for less work."""
+    rows = to_float64(features)
+    require_finite(rows, "the feature matrix")
+    rows = unit_rows(rows) if row_norm else rows
+    shifted = rows - rows[0]
+    offset = shifted.mean(0)
+    mean = to_numpy(rows[0] + offset)
+    rows = shifted - offset if center else rows
+    return _spectrum(np.linalg.eigvalsh(to_numpy(rows @ rows.T)), len(rows), rows.shape[1], center, row_norm, mean)

@@ -1,0 +1,48 @@
+"""Random views of a uint8 batch, on its own device, drawn per sample from one generator.
+
+`policies` (ViewSpec, get_policy, list_policies) needs no torch, and importing this package does not load it: the other
+names load on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from siamscope.views.errors import ViewError
+from siamscope.views.policies import POLICIES, Policy, ViewSpec, get_policy, list_policies
+
+if TYPE_CHECKING:
+    from siamscope.views.apply import apply_view
+    from siamscope.views.batch import eval_view, make_views
+    from siamscope.views.params import ORDERS, ViewParams, neutral_params, sample_params
+
+_LAZY = {
+    "apply_view": "apply",
+    "eval_view": "batch",
+    "make_views": "batch",
+    "ORDERS": "params",
+    "ViewParams": "params",
+    "neutral_params": "params",
+    "sample_params": "params",
+}
+
+__all__ = [
+    "ORDERS",
+    "POLICIES",
+    "Policy",
+    "ViewError",
+    "ViewParams",
+    "ViewSpec",
+    "apply_view",
+    "eval_view",
+    "get_policy",
+    "list_policies",
+    "make_views",
+    "neutral_params",
+    "sample_params",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"siamscope.views.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'siamscope.views' has no attribute {name!r}")

@@ -33,7 +33,7 @@ class RecipeError(ValueError):
 
 def _range(default: T, low: float | None = None, high: float | None = None) -> T:
     """A field with a closed range that `validate` checks."""
-    return typing.cast(T, field(default=default, metadata={"low": low, "high": high}))
+    return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,26 @@ def for_method(name: str = DEFAULT_METHOD) -> Recipe:
     return load(path) if path.is_file() else Recipe(method=row)
 
 
+def layered(file: str | None, method: str | None) -> Recipe:
+    """The recipe that a command line starts from: the method's shipped recipe, then the user's file on top.
+
+    A method named on the command line replaces the file's cells by the cells of that method's shipped recipe.
+    """
+    if file is None:
+        return for_method(method or DEFAULT_METHOD)
+    cells = _read(file).get("method", {})
+    named = cells.get("name") if isinstance(cells, Mapping) else None
+    base = (
+        for_method(named)
+        if isinstance(named, str) and named in methods.METHODS
+        else for_method(method or DEFAULT_METHOD)
+    )
+    recipe = load(file, base)
+    if method and method != recipe.method.name:
+        recipe = dataclasses.replace(recipe, method=for_method(method).method)
+    return recipe
+
+
 def load(source: str | Path, base: Recipe | None = None) -> Recipe:
     """Read a recipe from a TOML file, or by the name of a shipped one.
 
@@ -201,11 +221,19 @@ def load(source: str | Path, base: Recipe | None = None) -> Recipe:
     Raises:
         RecipeError: no such file or recipe, not TOML, an unknown field, a value of the wrong type or out of range.
     """
+    try:
+        return from_dict(_read(source), base)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from error
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file or shipped recipe."""
     path = Path(source)
     if not path.is_file() and (shipped_folder() / f"{source}.toml").is_file():
         path = shipped_folder() / f"{source}.toml"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(
             f"no recipe at {str(source)!r}{_nearest(str(source), shipped())} (shipped: {', '.join(shipped())})"
@@ -214,23 +242,19 @@ def load(source: str | Path, base: Recipe | None = None) -> Recipe:
         raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
-    try:
-        return from_dict(table, base)
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
 
 
 def from_dict(table: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
     """A recipe from nested tables (see `load`)."""
     start = base or Recipe()
     cells = table.get("method", {})
-    if isinstance(cells, Mapping) and "name" in cells and isinstance(cells["name"], str):
-        if base is None or cells["name"] != base.method.name:
-            try:
-                start = dataclasses.replace(start, method=methods.get(cells["name"]))
-            except methods.MethodError as error:
-                raise RecipeError(f"method.name: {error}") from error
-    recipe = _replace(start, table, "")
+    named = cells.get("name") if isinstance(cells, Mapping) else None
+    if isinstance(named, str) and (base is None or named != base.method.name):
+        try:
+            start = dataclasses.replace(start, method=methods.get(named))
+        except methods.MethodError as error:
+            raise RecipeError(f"method.name: {error}") from error
+    recipe: Recipe = _replace(start, table, "")
     validate(recipe)
     return recipe
 

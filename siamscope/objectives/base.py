@@ -35,8 +35,8 @@ class Group:
 class Objective(nn.Module):
     """A loss on the embeddings of several views, with the closed form of its gradient.
 
-    `forward(online, target)` takes one (n, d) tensor a view from the online branch (after the predictor, normalised) and
-    one from the target branch, and returns the mean over the ordered pairs of different views, a scalar.
+    `forward(online, target)` takes one (n, d) tensor a view from the online branch (after the predictor, normalised)
+    and one from the target branch, and returns the mean over the ordered pairs of different views, a scalar.
     """
 
     def forward(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
@@ -59,7 +59,9 @@ def checked(online: Sequence[Tensor], target: Sequence[Tensor], *, batch: int = 
         ObjectiveError: fewer than two views, different shapes, or fewer than `batch` samples.
     """
     if len(online) < 2 or len(online) != len(target):
-        raise ObjectiveError(f"online and target must hold the same two or more views, got {len(online)} and {len(target)}")
+        raise ObjectiveError(
+            f"online and target must hold the same two or more views, got {len(online)} and {len(target)}"
+        )
     shape = online[0].shape
     for name, group in (("online", online), ("target", target)):
         for i, z in enumerate(group):

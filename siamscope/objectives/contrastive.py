@@ -47,7 +47,7 @@ class Contrastive(Objective):
         return torch.cat([anchor @ other.T, same_view], dim=1) / self.temperature
 
     def gradient_terms(self, online: Sequence[Tensor], target: Sequence[Tensor], view: int = 0) -> GradientTerms:
-        """Positive: the key of the other view. Negative: the keys, weighted by their softmax; balance 1, scale 1/(tau N).
+        """Positive: the other view's key. Negative: the keys, weighted by their softmax; balance 1, scale 1/(tau N).
 
         The target is held fixed (the term through the keys, which a shared target adds, is not part of this form).
         """

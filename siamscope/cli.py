@@ -1,0 +1,277 @@
+"""The commands: parse, hand over, print. No logic, and no torch before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from siamscope.recipe import Recipe
+    from siamscope.workflow.train import Finished
+
+COMMANDS = {
+    "train": "train an encoder on unlabelled images and judge it",
+    "resume": "continue a run from its last checkpoint",
+    "evaluate": "k-NN and linear probe of a run's encoder or an encoder file",
+    "embed": "write the features of images to an npz file",
+    "report": "write the report of a run, or of several side by side",
+    "methods": "the table of methods",
+    "data": "what a data source holds, and a picture of its samples and views",
+}
+
+EXIT_CODES = """exit codes:
+  0         done
+  1         an error inside the program
+  2         bad input: an unknown name, a value out of range, data or a directory that cannot be used
+  3         the loss became NaN or infinite; the last checkpoint is intact
+  130, 143  stopped by Ctrl-C or SIGTERM after saving; 'siamscope resume RUN' goes on"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(args: list[str]) -> int:
+    """Run a command; the exit code."""
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        import siamscope
+
+        print(f"siamscope {siamscope.__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"siamscope: {_unknown(args[0])}", file=sys.stderr)
+        return 2
+    try:
+        code: int = globals()[f"_{args[0]}"](args[1:])
+        return code
+    except KeyboardInterrupt:
+        print("siamscope: stopped", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        if not type(error).__module__.startswith("siamscope."):  # not written for the user: a defect
+            raise
+        print(f"siamscope {args[0]}: {error}", file=sys.stderr)
+        return 3 if type(error).__name__ == "NonFiniteLossError" else 2
+
+
+def overview() -> str:
+    """The text of `siamscope --help`."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return f"""usage: siamscope COMMAND ...
+
+See why a Siamese network learns, and when it collapses. Then train one that does not.
+
+commands:
+{commands}
+
+'siamscope COMMAND --help' lists a command's options with their defaults.
+
+{EXIT_CODES}"""
+
+
+def _unknown(command: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    return f"unknown command {command!r}{f'; did you mean {near[0]!r}?' if near else ''} (see siamscope --help)"
+
+
+# ------------------------------------------------------------------------------------------ commands
+
+
+def _train(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Train, "train", args, options.with_recipe(options.Train, _layered(args)))
+    recipe = options.recipe_of(given)
+    if given.source:
+        recipe = replace(recipe, data=replace(recipe.data, source=given.source))
+    from siamscope.workflow.train import train
+
+    return _trained(train(recipe, given.out, overwrite=given.overwrite, reporter=_reporter(given.quiet)), given.json)
+
+
+def _resume(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Resume, "resume", args)
+    from siamscope.workflow.train import resume
+
+    return _trained(resume(given.run, device=given.device, reporter=_reporter(given.quiet)), given.json)
+
+
+def _trained(done: Finished, as_json: bool) -> int:
+    """Write the report and print how a run ended; the exit code."""
+    if not done.first:
+        return 128 + done.signal if done.signal else 0
+    from siamscope import report
+
+    page = report.write([done.run.path])
+    if done.signal:
+        print(f"stopped after step {done.step}; continue with: siamscope resume {done.run.path}", file=sys.stderr)
+        return 128 + done.signal
+    assert done.evaluation is not None
+    if as_json:
+        print(json.dumps(done.evaluation | {"run": str(done.run.path), "report": str(page)}))
+        return 0
+    _print_verdict(done.evaluation["verdict"])
+    _print_figures(done.evaluation)
+    print(f"encoder  {done.run.path / 'encoder.safetensors'}\nreport   {page}")
+    return 0
+
+
+def _evaluate(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Evaluate, "evaluate", _data_alias(args))
+    from siamscope.workflow.encoder import evaluate
+
+    data = given.data if any(word.startswith("--data") for word in args) else None
+    found = evaluate(given.encoder, data, given.evaluation, seed=given.seed, device=given.device, reporter=_reporter())
+    if given.json:
+        print(json.dumps(found))
+    else:
+        _print_figures(found)
+    return 0
+
+
+def _embed(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Embed, "embed", args)
+    from siamscope.workflow.encoder import embed
+
+    data = replace(given.data, source=given.source)
+    done = embed(given.encoder, data, given.out, device=given.device, reporter=_reporter())
+    if given.json:
+        print(json.dumps(done))
+    else:
+        labels = "with labels" if done["labels"] else "without labels"
+        print(f"{done['n']} images x {done['d']} features, {labels}: {done['out']}")
+        if done["rejected"]:
+            print(f"{done['rejected']} unreadable files were left out")
+    return 0
+
+
+def _report(args: list[str]) -> int:
+    from siamscope import options, report
+
+    given = _parse(options.Report, "report", args)
+    print(report.write(given.runs, given.out))
+    return 0
+
+
+def _methods(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Methods, "methods", args)
+    from siamscope.workflow.table import rows
+
+    table = rows(given.pattern, given.verbose)
+    if given.json:
+        print(json.dumps(table))
+    else:
+        _print_table(table)
+    return 0
+
+
+def _data(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Data, "data", args, options.with_recipe(options.Data, _layered(args)))
+    recipe = options.recipe_of(given)
+    if given.source:
+        recipe = replace(recipe, data=replace(recipe.data, source=given.source))
+    from siamscope.workflow.show import about
+
+    facts = about(recipe, given.out if given.show else None, _reporter())
+    if given.json:
+        print(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name:<11} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------ parsing
+
+
+def _parse(kind: type[Any], name: str, args: list[str], default: Any = None) -> Any:
+    import tyro
+
+    return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=COMMANDS[name] + ".", default=default)
+
+
+def _layered(args: list[str]) -> Recipe:
+    """The recipe under the command line: the shipped one of the method, then the user's file."""
+    from siamscope import recipe as recipes
+
+    file, method = _peek(args, "--recipe"), _peek(args, "--method", "--method.name")
+    return recipes.layered(file, method)
+
+
+def _peek(args: list[str], *names: str) -> str | None:
+    """The value of an option before the parser runs, since the defaults of the others depend on it."""
+    for i, word in enumerate(args):
+        key, equals, value = word.partition("=")
+        if key in names:
+            return value if equals else args[i + 1] if i + 1 < len(args) else None
+    return None
+
+
+def _data_alias(args: list[str]) -> list[str]:
+    """`--data X` for `--data.source X`."""
+    return ["--data.source" + word[6:] if word == "--data" or word.startswith("--data=") else word for word in args]
+
+
+def _reporter(quiet: bool = False) -> Any:
+    from siamscope.training import progress
+
+    return progress.Silent() if quiet else progress.reporter()
+
+
+# ------------------------------------------------------------------------------------------ printing
+
+
+def _print_verdict(verdict: dict[str, Any]) -> None:
+    print(f"verdict  {verdict['status']}")
+    for reason in verdict["reasons"]:
+        print(f"         {reason}")
+    for advice in verdict["advice"]:
+        print(f"  try    {advice}")
+
+
+def _print_figures(found: dict[str, Any]) -> None:
+    """k-NN and probe of the encoder, the untrained encoder and raw pixels."""
+    if not found["labels"]:
+        print("no labels: no k-NN accuracy and no linear probe")
+        return
+    names = {"trained": "trained encoder", "untrained": "untrained encoder", "raw_pixels": "raw pixels"}
+    ks = list(found["knn"]["trained"])
+    print(f"accuracy on {found['n_queries']} {found['split']} images, {found['n_bank']} training images in the bank")
+    print(f"{'':<18}" + "".join(f"{k + '-NN':>9}" for k in ks) + f"{'linear':>10}")
+    for key, title in names.items():
+        line = f"{title:<18}" + "".join(f"{100 * found['knn'][key][k]:>8.1f} %"[-9:] for k in ks)
+        probe = found["probe"].get(key)
+        if probe:
+            low, high = probe["interval"]
+            line += f"{100 * probe['top1']:>8.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
+        print(line)
+
+
+def _print_table(table: list[dict[str, Any]]) -> None:
+    if not table:
+        print("no method matches")
+        return
+    columns = list(table[0])
+    width = {c: max(len(c), *(len(str(row[c])) for row in table)) for c in columns}
+    for row in [dict(zip(columns, columns, strict=True)), *table]:
+        print("  ".join(f"{row[c]!s:<{width[c]}}" for c in columns).rstrip())

@@ -1,0 +1,193 @@
+"""The run directory: the unit of truth. Names of its files, atomic writes, the lock. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from siamscope import recipe as recipes
+from siamscope.recipe import Recipe
+
+RECIPE = "recipe.toml"
+
+
+class RunError(ValueError):
+    """A run directory that cannot be made, opened or written; the message says what to do."""
+
+
+class RunDir:
+    """Paths inside one run directory, and how they are written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / RECIPE
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.environment = self.path / "environment.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.gallery = self.path / "gallery.npz"
+        self.rejected = self.path / "rejected.jsonl"
+        self.report = self.path / "report.html"
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe, overwrite: bool = False) -> RunDir:
+        """A new run directory with its recipe.
+
+        Raises:
+            RunError: it exists and holds something (unless it is a run and `overwrite`), or cannot be written.
+        """
+        run = cls(path)
+        with _explained(run.path):
+            if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+                run._clear(overwrite)
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_text(run.recipe_file, recipes.to_toml(recipe))
+        return run
+
+    def _clear(self, overwrite: bool) -> None:
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; give another --out")
+        if not self.recipe_file.is_file():
+            raise RunError(f"{self.path} holds other files and no run; give another --out")
+        if not overwrite:
+            raise RunError(
+                f"{self.path} holds a run already; continue it with 'siamscope resume {self.path}', "
+                "give another --out, or replace it with --overwrite"
+            )
+        with self.lock():
+            for item in self.path.iterdir():
+                if item.name != ".lock":
+                    shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run directory.
+
+        Raises:
+            RunError: nothing there, or no run.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise RunError(f"no run directory at {str(path)!r}")
+        if not run.recipe_file.is_file():
+            raise RunError(f"{run.path} is not a run directory: it has no {RECIPE}")
+        return run
+
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return recipes.load(self.recipe_file)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; the kernel lets go of it when the process dies, however it dies.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        with _explained(self.path):
+            handle = (self.path / ".lock").open("a+")
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
+                raise RunError(
+                    f"another process ({owner}) is working in {self.path}; wait for it, or give another --out"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"pid {os.getpid()}")
+            handle.flush()
+            yield
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl (non-finite numbers as null)."""
+        with _explained(self.metrics), self.metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(finite(record)) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metric lines after `step`, and a torn last line, so that a resumed run writes each line once."""
+        if not self.metrics.is_file():
+            return
+        kept = [line for line in read_jsonl(self.metrics) if line.get("step", 0) <= step]
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write_json(self, path: Path, value: Any) -> None:
+        write_text(path, json.dumps(finite(value), indent=1) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a torn last line (a process was killed while writing) is left out."""
+    out = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                out.append(value)
+    return out
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities replaced by None, so that it is JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write to a temporary file beside `path`, fsync, rename: readers see the old file or the new one, whole.
+
+    Raises:
+        RunError: no space, read-only, ...; the old file is untouched and the temporary one removed.
+    """
+    with _explained(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Operating-system errors as a RunError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "no space is left on the device: free some, then resume; the previous checkpoint is intact",
+            errno.EDQUOT: "the disk quota is used up: free some, then resume; the previous checkpoint is intact",
+            errno.EROFS: "the file system is read-only: give another --out",
+            errno.EACCES: "permission denied: give another --out",
+            errno.EPERM: "permission denied: give another --out",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise RunError(f"cannot write {path}: {advice}") from error

@@ -1,0 +1,136 @@
+"""From a recipe and data to a trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from siamscope import networks
+from siamscope.data.order import rows
+from siamscope.data.source import Source
+from siamscope.networks.backbone import Backbone
+from siamscope.recipe import Recipe, RecipeError
+from siamscope.training import precision as precisions
+from siamscope.training.distributed import World
+from siamscope.training.monitor import Monitor, Sample
+from siamscope.training.optim import build as build_optimizer
+from siamscope.training.precision import Precision
+from siamscope.training.siamese import Branch, Siamese
+from siamscope.training.step import Trainer
+from siamscope.views.policies import ViewSpec, get_policy
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of the training images, per channel, in units of [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def view_size(recipe: Recipe) -> int:
+    return recipe.views.size or recipe.data.size
+
+
+def specs_of(recipe: Recipe) -> tuple[ViewSpec, ...]:
+    """The views of the recipe: the policy's, with what the recipe changes."""
+    pair = get_policy(recipe.views.policy, view_size(recipe))
+    low = recipe.views.crop_min
+    if not low:
+        return pair
+    return tuple(dataclasses.replace(spec, crop_scale=(low, max(low, spec.crop_scale[1]))) for spec in pair)
+
+
+def build_backbone(recipe: Recipe, channels: int) -> Backbone:
+    """The recipe's backbone with the weights that its seed gives: the untrained encoder."""
+    torch.manual_seed(recipe.train.seed)
+    return networks.create(
+        recipe.network.backbone,
+        in_channels=channels,
+        width=recipe.network.width,
+        stem=recipe.network.stem,
+        zero_init_residual=recipe.network.zero_init_residual,
+        input_size=view_size(recipe),
+    )
+
+
+def build_model(recipe: Recipe, channels: int, world: World | None = None) -> Siamese:
+    """The whole network of the recipe, with the weights that its seed gives."""
+    world = world or World()
+    backbone = build_backbone(recipe, channels)
+    model = Siamese(backbone, backbone.feature_dim, recipe.method, world.group())
+    return model.to(world.device)
+
+
+def choose_precision(recipe: Recipe, model: Siamese, channels: int, world: World) -> tuple[Precision, dict[str, float]]:
+    """Rank 0 times the formats that the recipe allows on a part of a batch; every rank takes the fastest."""
+    found: tuple[Precision, dict[str, float]] | None = None
+    if world.first:
+        size = view_size(recipe)
+        n = min(
+            recipe.train.batch_size // world.size // recipe.train.accumulate, 64 if world.device.type == "cpu" else 256
+        )
+        timer = precisions.step_timer(
+            Branch(model.online.backbone, nn.Identity()), (n, channels, size, size), world.device
+        )
+        found = precisions.choose(recipe.train.precision, recipe.train.channels_last, timer)
+    chosen: tuple[Precision, dict[str, float]] = world.broadcast(found)
+    return chosen
+
+
+def build_trainer(
+    recipe: Recipe, channels: int, count: int, norm: Normalisation, world: World, precision: Precision
+) -> tuple[Trainer, int]:
+    """The trainer at step 0, and the steps of an epoch.
+
+    Raises:
+        RecipeError, DataError: sizes that do not fit together.
+    """
+    config = recipe.train
+    rows(world.rank, world.size, config.batch_size)  # refuses a batch that the processes cannot share
+    share = config.batch_size // world.size
+    if share % config.accumulate:
+        raise RecipeError(f"train.accumulate ({config.accumulate}) must divide the {share} images of a process")
+    per_epoch = count // config.batch_size
+    steps = config.steps or max(round(config.epochs * per_epoch), 1)
+    model = build_model(recipe, channels, world)
+    if precision.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if world.size > 1:
+        networks.convert_sync_batchnorm(model)
+    optimizer = build_optimizer(recipe.optim, model.online, model.predictor, config.batch_size)
+    wrapped: nn.Module | None = None
+    if world.size > 1:
+        ids = [world.device.index] if world.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    trainer = Trainer(
+        recipe=recipe, model=model, optimizer=optimizer, specs=specs_of(recipe), mean=norm.mean, std=norm.std,
+        steps=steps, warmup=round(recipe.optim.warmup_epochs * per_epoch), world=world, precision=precision,
+        wrapped=wrapped,
+    )  # fmt: skip
+    return trainer, per_epoch
+
+
+def build_monitor(
+    recipe: Recipe, train: Source, val: Source, norm: Normalisation, world: World, precision: Precision
+) -> Monitor:
+    """A monitor on a fixed sample of the validation split, with a bank from the training split if labels exist."""
+    sample = draw(val, recipe.monitor.samples, recipe.train.seed, world)
+    bank = draw(train, recipe.monitor.bank if train.labels is not None else 0, recipe.train.seed + 1, world)
+    return Monitor(
+        recipe.monitor, sample, bank, specs_of(recipe), view_size(recipe), norm.mean, norm.std, precision,
+        recipe.train.seed,
+    )  # fmt: skip
+
+
+def draw(source: Source, most: int, seed: int, world: World) -> Sample:
+    """At most `most` images of a source, drawn by the seed, on the device."""
+    chosen = np.sort(np.random.Generator(np.random.PCG64([seed, 7])).permutation(len(source))[:most])
+    images = torch.from_numpy(source.read(chosen.astype(np.int64))).to(world.device)
+    labels = None if source.labels is None else torch.from_numpy(source.labels[chosen])
+    return Sample(images, labels)

@@ -1,0 +1,120 @@
+"""Checkpoints: atomic, few, and read without ever unpickling code."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siamscope import recipe as recipes
+from siamscope.recipe import Recipe
+from siamscope.rundir import RunDir, write_atomically
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d+)\.pt$")
+# What a resumed run may change: where and how it computes, and what it watches; not what it computes.
+FREE_FIELDS = {
+    "data.workers", "data.cache_dir", "data.memory_budget_mb", "train.device", "train.threads",
+    "train.checkpoint_minutes", "train.checkpoint_steps", "train.keep",
+}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands: `step` steps are done."""
+
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    best: float | None = None
+    reference: dict[str, Any] | None = None
+
+
+def save(run: RunDir, recipe: Recipe, point: Checkpoint, keep: int, is_best: bool = False) -> Path:
+    """Write the checkpoint of a step, then remove all but the last `keep`; `best.pt` is replaced when `is_best`.
+
+    Raises:
+        RunError: it cannot be written; earlier checkpoints are untouched.
+    """
+    state = {"format": FORMAT, "recipe": json.dumps(recipes.to_dict(recipe)), **vars(point)}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path = run.checkpoints / f"step-{point.step:08d}.pt"
+    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
+    if is_best:
+        write_atomically(run.checkpoints / "best.pt", lambda stream: stream.write(buffer.getbuffer()))
+    for old in numbered(run)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def numbered(run: RunDir) -> list[Path]:
+    """The run's checkpoints in the order of their steps."""
+    found = [path for path in run.checkpoints.glob("step-*.pt") if _NAME.search(path.name)]
+    return sorted(found, key=lambda path: int(_NAME.search(path.name)[1]))  # type: ignore[index]
+
+
+def load(path: Path, recipe: Recipe) -> Checkpoint:
+    """Read one checkpoint and check that it belongs to `recipe`.
+
+    Raises:
+        CheckpointError: unreadable or truncated, of another format, or of another recipe (the fields are named).
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({str(error).splitlines()[0][:120]})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version of siamscope")
+    differing = _differing(json.loads(state["recipe"]), recipes.to_dict(recipe))
+    if differing:
+        raise CheckpointError(f"{path} was written under another recipe; these fields differ: {', '.join(differing)}")
+    return Checkpoint(state["step"], state["model"], state["optimizer"], state["best"], state["reference"])
+
+
+def load_latest(run: RunDir, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:
+    """The newest readable checkpoint, and a note for each newer one that is damaged.
+
+    Raises:
+        CheckpointError: checkpoints exist and none can be read, or the newest belongs to another recipe.
+    """
+    notes: list[str] = []
+    paths = numbered(run)
+    for path in reversed(paths):
+        try:
+            return load(path, recipe), notes
+        except CheckpointError as error:
+            if "another recipe" in str(error):
+                raise
+            notes.append(str(error))
+    if paths:
+        raise CheckpointError(f"no checkpoint of {run.path} can be read: " + "; ".join(notes))
+    return None, notes
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    before, after = _flat(old), _flat(new)
+    names = sorted(set(before) | set(after))
+    return [name for name in names if name not in FREE_FIELDS and before.get(name) != after.get(name)]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return out

@@ -1,0 +1,114 @@
+"""The processes of one run: who I am, and what we say to each other. Without torchrun it is one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from siamscope.objectives.base import Group
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among `size`; `rank` 0 writes files and speaks."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def group(self) -> Group:
+        """What an objective needs to see the whole batch."""
+        return Group(self.rank, self.size, _Gather.apply) if self.size > 1 else Group()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of a tensor over all processes."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def any(self, flag: int) -> int:
+        """The largest flag of all processes (all of them get the same answer)."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor([flag], device=self.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value.item())
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank (small Python objects)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows in the order of ranks; backward sums what every rank wants of my rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        start = dist.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]
+
+
+def launched_by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def world(device: str, timeout_minutes: float = 10) -> Iterator[World]:
+    """Join the processes that torchrun started, or be alone; leave again at the end."""
+    chosen = choose_device(device)
+    if not launched_by_torchrun():
+        yield World(device=chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process; `auto` takes the GPU if there is one.
+
+    Raises:
+        ValueError: a GPU is asked for and torch sees none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(f"train.device = {name!r}, but torch {torch.__version__} sees no GPU; use 'cpu' or 'auto'")
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(torch.device(name))
+    return torch.device(name)

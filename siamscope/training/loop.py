@@ -1,0 +1,189 @@
+"""The loop: steps, measurements, checkpoints, and an orderly end whatever happens."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from siamscope.rundir import RunDir
+from siamscope.training import checkpoint
+from siamscope.training.checkpoint import Checkpoint
+from siamscope.training.monitor import Monitor, gradient_norm
+from siamscope.training.progress import Reporter
+from siamscope.training.step import Trainer
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; the message names the step, the last good checkpoint and likely causes."""
+
+
+@dataclass
+class Outcome:
+    """How `fit` ended: after step `step`, by itself (`signal` None) or by a signal."""
+
+    step: int
+    signal: int | None = None
+
+
+class Interrupt:
+    """Turns the first SIGINT or SIGTERM into a flag, so that the step can finish; a second one is not held back."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._former[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread: the caller keeps its own handling
+                break
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self._former.get(number) or signal.SIG_DFL)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Loop:
+    """Everything that `fit` needs."""
+
+    trainer: Trainer
+    monitor: Monitor
+    run: RunDir
+    reporter: Reporter
+    steps_per_epoch: int
+    start: int = 0
+    best: float | None = None
+    reference: dict[str, Any] | None = None
+    pending: list[tuple[int, Tensor, float, float]] = field(default_factory=list)
+
+    def fit(self, batches: Iterator[Tensor]) -> Outcome:
+        """Train from step `start` + 1 to the end, or until a signal.
+
+        `batches` yields this process's rows (n, C, H, W) uint8 of the global batch of each of these steps.
+
+        Raises:
+            NonFiniteLossError: the loss is not a number any more.
+            RunError: the run directory cannot be written; the last checkpoint is intact.
+        """
+        trainer, config, world = self.trainer, self.trainer.recipe.train, self.trainer.world
+        self.reporter.start(self.start, trainer.steps)
+        self.saved_at, self.flushed_at = time.monotonic(), time.monotonic()
+        self.interval = trainer.recipe.monitor.interval or max(trainer.steps // 20, 1)
+        # A GPU is asked for its losses only now and then, because every question stalls it.
+        flush_every = 10 if world.device.type == "cuda" else 1
+        with Interrupt() as interrupt:
+            if self.start == 0:
+                self.observe(0)
+            for number in range(self.start + 1, trainer.steps + 1):
+                output = trainer.step(number, next(batches))
+                self.pending.append((number, output.loss, self.current_rate(), trainer.momentum(number)))
+                last = number == trainer.steps
+                measured = last or number % self.interval == 0
+                save_due = last or bool(config.checkpoint_steps and number % config.checkpoint_steps == 0)
+                if not (measured or save_due or number % flush_every == 0):
+                    continue
+                stop = self.flush(interrupt.received)  # every process comes here at the same steps
+                improved = self.observe(number) if measured else False
+                minutes_due = time.monotonic() - self.saved_at >= 60 * config.checkpoint_minutes
+                if save_due or stop or improved or minutes_due:
+                    self.save(number, improved)
+                if stop:
+                    return Outcome(number, stop)
+        return Outcome(trainer.steps)
+
+    def current_rate(self) -> float:
+        return float(self.trainer.optimizer.param_groups[0]["lr"])
+
+    def flush(self, received: int) -> int:
+        """Write the pending steps' lines; the strongest signal that any process received.
+
+        A loss that is not finite ends the run here, before anything is saved.
+        """
+        stop = self.trainer.world.any(received)
+        if not self.pending:
+            return stop
+        losses = self.trainer.world.mean(torch.stack([loss.float() for _, loss, _, _ in self.pending])).tolist()
+        now = time.monotonic()
+        speed = len(losses) * self.trainer.recipe.train.batch_size / max(now - self.flushed_at, 1e-9)
+        self.flushed_at = now
+        for (number, _, rate, momentum), loss in zip(self.pending, losses, strict=True):
+            if self.trainer.world.first:
+                self._write_step(number, loss, rate, momentum, speed)
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(self._explain(number, loss))
+        self.reporter.step(self.pending[-1][0], losses[-1], speed)
+        self.pending.clear()
+        return stop
+
+    def _write_step(self, number: int, loss: float, rate: float, momentum: float, speed: float) -> None:
+        record: dict[str, Any] = {"kind": "step", "step": number, "epoch": self.epoch(number), "loss": loss, "lr": rate}
+        if self.trainer.model.target is not None:
+            record["momentum"] = momentum
+        self.run.append_metrics(record | {"images_per_second": round(speed, 1)})
+        self.loss = loss
+
+    def observe(self, number: int) -> bool:
+        """Measure and log; True if this is the best measurement so far. Other ranks wait at their next exchange."""
+        if not self.trainer.world.first:
+            return False
+        started = time.monotonic()
+        record: dict[str, Any] = {"kind": "monitor", "step": number, "epoch": self.epoch(number)}
+        record["grad_norm"] = gradient_norm(self.trainer.model)
+        record |= self.monitor.measure(self.trainer.model, number, self.reference)
+        if number:
+            record["loss"] = self.loss
+        if self.reference is None:
+            self.reference = {"feature_effective_rank": record["feature_effective_rank"]}
+        record["seconds"] = round(time.monotonic() - started, 3)
+        self.run.append_metrics(record)
+        self.reporter.measured(record)
+        self.flushed_at += time.monotonic() - started  # the speed is that of training alone
+        score: float = record.get("knn", record["feature_effective_rank"])
+        if number and (self.best is None or score > self.best):
+            self.best = score
+            return True
+        return False
+
+    def save(self, number: int, improved: bool) -> None:
+        """Write a checkpoint (rank 0)."""
+        self.saved_at = time.monotonic()
+        if not self.trainer.world.first:
+            return
+        trainer = self.trainer
+        point = Checkpoint(
+            number, trainer.model.state_dict(), trainer.optimizer.state_dict(), self.best, self.reference
+        )
+        checkpoint.save(self.run, trainer.recipe, point, trainer.recipe.train.keep, improved)
+
+    def epoch(self, number: int) -> float:
+        return round(number / self.steps_per_epoch, 4)
+
+    def _explain(self, number: int, loss: float) -> str:
+        paths = checkpoint.numbered(self.run)
+        good = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+        config = self.trainer.recipe
+        causes = [f"a learning rate that is too high (optim.lr = {config.optim.lr:g}); try a third of it"]
+        if not config.optim.warmup_epochs:
+            causes.append("no warm-up (optim.warmup_epochs = 0)")
+        if not config.optim.clip_norm:
+            causes.append("no gradient clipping (optim.clip_norm = 0)")
+        if self.trainer.precision.bf16:
+            causes.append("bf16 arithmetic; try --precision fp32")
+        return f"the loss is {loss} at step {number}; {good}. Likely causes: {'; '.join(causes)}."

@@ -1,0 +1,142 @@
+"""What is measured while training: from detached, eval-mode tensors of a fixed validation sample."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from siamscope import collapse, views
+from siamscope.collapse import Vitals
+from siamscope.evaluation.features import evaluating
+from siamscope.evaluation.knn import knn
+from siamscope.recipe import MonitorConfig
+from siamscope.training.precision import Precision
+from siamscope.training.siamese import Siamese
+from siamscope.views.policies import ViewSpec
+
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images (n, C, H, W) uint8 on the device, and their labels (n,) if there are any."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+class Monitor:
+    """Measures the representation on the same images every time.
+
+    `sample` is drawn from the validation split, `bank` from the training split (used only with labels).
+    """
+
+    def __init__(
+        self,
+        config: MonitorConfig,
+        sample: Sample,
+        bank: Sample,
+        specs: tuple[ViewSpec, ...],
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        precision: Precision,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.sample, self.bank = sample, bank
+        self.specs, self.size, self.mean, self.std = specs, size, mean, std
+        self.precision = precision
+        self.seed = seed
+
+    def measure(self, model: Siamese, step: int, reference: dict[str, Any] | None) -> dict[str, Any]:
+        """All figures after `step` steps; `reference` holds those of step 0, to tell what training lost."""
+        with evaluating(model):
+            features = self._encode(model.online.backbone, self.sample.images)
+            embeddings = self._project(model, features)
+            out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*self._views(model))}
+            if self.sample.labels is not None and self.bank.labels is not None:
+                out["knn"] = self._knn(model, features, self.bank.labels, self.sample.labels)
+        of_embeddings, spectrum = _vitals(embeddings)
+        of_features, feature_spectrum = _vitals(features)
+        untrained = None
+        if reference:
+            untrained = replace(of_features, effective_rank=reference["feature_effective_rank"])
+        health = collapse.assess(of_embeddings, of_features, untrained_features=untrained, step=step)
+        return out | {
+            "embedding_std": of_embeddings.embedding_std,
+            "effective_rank": of_embeddings.effective_rank,
+            "auc": of_embeddings.auc,
+            "feature_std": of_features.embedding_std,
+            "feature_effective_rank": of_features.effective_rank,
+            "feature_auc": of_features.auc,
+            "health": health.status,
+            "reasons": list(health.reasons),
+            "advice": list(health.advice),
+            "spectrum_embeddings": _short(spectrum),
+            "spectrum_features": _short(feature_spectrum),
+        }
+
+    def _encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        return torch.cat([self._run(encoder, self._clean(chunk)) for chunk in torch.split(images, CHUNK)])
+
+    def _project(self, model: Siamese, features: Tensor) -> Tensor:
+        return torch.cat([self._run(model.online.projector, chunk) for chunk in torch.split(features, CHUNK)])
+
+    def _views(self, model: Siamese) -> tuple[Tensor, Tensor]:
+        """Embeddings of two views of every image, the same views at every measurement."""
+        generator = torch.Generator().manual_seed(self.seed)
+        first: list[Tensor] = []
+        second: list[Tensor] = []
+        for chunk in torch.split(self.sample.images, CHUNK):
+            batch = views.make_views(chunk, self.specs, generator, colour="fast", mean=self.mean, std=self.std)
+            for kept, view in zip((first, second), batch[:2], strict=True):
+                kept.append(self._run(model.online, self.precision.layout(view)))
+        return torch.cat(first), torch.cat(second)
+
+    def _knn(self, model: Siamese, features: Tensor, bank_labels: Tensor, labels: Tensor) -> float:
+        bank = self._encode(model.online.backbone, self.bank.images)
+        k = min(self.config.k, len(bank))
+        result = knn(
+            bank.cpu(), bank_labels.cpu(), features.cpu(), labels.cpu(),
+            ks=(k,), temperature=self.config.temperature,
+        )  # fmt: skip
+        return float(result.accuracy[k])
+
+    def _clean(self, images: Tensor) -> Tensor:
+        return self.precision.layout(views.eval_view(images, self.size, self.mean, self.std))
+
+    def _run(self, module: nn.Module, batch: Tensor) -> Tensor:
+        with torch.inference_mode(), self.precision.autocast(batch.device):
+            return module(batch).float().clone()  # type: ignore[no-any-return]
+
+
+def _vitals(matrix: Tensor) -> tuple[Vitals, NDArray[np.float64]]:
+    """The label-free numbers of a set of features, and their singular values."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", collapse.TooFewSamples)  # the verdict says so itself
+        found = collapse.spectrum(matrix)
+    sigma = found.singular_values
+    std = collapse.embedding_std(matrix)
+    return Vitals(std, collapse.effective_rank(sigma), collapse.auc(sigma), found.n, found.d), sigma
+
+
+def gradient_norm(model: nn.Module) -> float:
+    """Norm of the gradient that the last backward pass left."""
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    if not grads:
+        return 0.0
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+
+
+def _short(spectrum: NDArray[np.float64], most: int = 512) -> list[float]:
+    """A spectrum for the log: at most `most` values, six digits."""
+    if len(spectrum) > most:
+        spectrum = spectrum[np.unique(np.geomspace(1, len(spectrum), most).astype(int)) - 1]
+    return [float(f"{value:.6g}") for value in spectrum]

@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from siamscope.data.source import Images
 
-# Only these decoders may run: a file of another kind under an image's name is refused.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+# Only these decoders may run: a file of another kind under an image's name is refused. JPEG opens MPO files too.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 _WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
 _TURN = {

@@ -91,4 +91,9 @@ def import_timm() -> Any:
             f"backbones named timm:NAME need the optional package timm ({error}); "
             "install it with: pip install 'siamscope[timm]'"
         ) from error
+    except RuntimeError as error:
+        # timm imports torchvision, which registers compiled operators and fails beside another build of torch.
+        raise NetworkError(
+            f"timm is installed but does not import ({error}); torch and torchvision must be of one build (CPU or CUDA)"
+        ) from error
     return timm

@@ -193,7 +193,7 @@ def _pair(path: Path) -> tuple[Path, Path]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NetworkError(
             f"{path} is not valid JSON ({error}); the file is damaged, export the encoder again"
         ) from error
@@ -230,7 +230,10 @@ def _build(meta: dict[str, Any], path: Path) -> Backbone:
             return _create(spec)
     # On the meta device nothing is allocated or drawn before the shapes are known to fit the file.
     with torch.device("meta"):
-        return _create(spec)
+        try:
+            return _create(spec)
+        except (RuntimeError, TypeError, OverflowError) as error:  # numbers beyond any tensor's size
+            raise NetworkError(f"{path} describes a network that cannot be built: {error}") from error
 
 
 def _create(spec: BackboneSpec) -> Backbone:

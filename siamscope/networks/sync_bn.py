@@ -50,7 +50,7 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         dtype = torch.promote_types(input.dtype, torch.float32)
-        mean, m2, count = _global_moments(input.detach().to(dtype), self.process_group, world)
+        mean, m2, count = _global_moments(input.detach(), self.process_group, world)
         if count < 2:
             raise NetworkError(
                 f"batch norm in training needs more than one value a channel, got {count:.0f} over all processes"
@@ -74,23 +74,27 @@ class SyncBatchNorm(_BatchNorm):
 
 def _global_moments(x: Tensor, group: Group, world: int) -> tuple[Tensor, Tensor, float]:
     """Mean (C,) and sum of squared deviations (C,) over all processes, float64, and the number of values a channel."""
-    dims = _reduced(x)
-    count = x.numel() // x.shape[1]
-    if count:
-        var, mean = torch.var_mean(x, dim=dims, correction=0)
-    else:
-        var = mean = x.new_zeros(x.shape[1])
+    channels = x.shape[1]
+    count = x.numel() // channels
+    mean, var = _local_moments(x) if count else (x.new_zeros(channels), x.new_zeros(channels))
     # float64: the counts stay exact and the merge adds nothing to the error; it is 2C + 1 numbers.
     local = torch.cat([mean.double(), var.double() * count, mean.new_full((1,), count, dtype=torch.float64)])
     gathered = [torch.empty_like(local) for _ in range(world)]
     dist.all_gather(gathered, local, group=group)
-    channels = x.shape[1]
     table = torch.stack(gathered)
     means, m2s, counts = table[:, :channels], table[:, channels:-1], table[:, -1:]
     total = counts.sum()
     mean = (means * counts).sum(0) / total
     m2 = (m2s + counts * (means - mean) ** 2).sum(0)
     return mean, m2, float(total)
+
+
+def _local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, float32 or better, by the kernel behind batch norm itself."""
+    # That kernel returns the dtype of the running statistics it is given; with momentum 0 it leaves them alone.
+    unused = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+    mean, var = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
+    return mean, var
 
 
 class _Normalise(torch.autograd.Function):
@@ -108,8 +112,8 @@ class _Normalise(torch.autograd.Function):
         eps: float,
         group: Group,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
-        ctx.count, ctx.group = count, group
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.count, ctx.eps, ctx.group = count, eps, group
         # With the statistics given, eval-mode batch norm is the fused kernel wanted here.
         scale, shift = (None if t is None else t.to(mean.dtype) for t in (weight, bias))
         return F.batch_norm(x, mean, var, scale, shift, training=False, eps=eps)
@@ -117,25 +121,25 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inv_std = ctx.saved_tensors
-        dims, shape = _reduced(x), _shape(x)
-        grad = grad.to(mean.dtype)
-        x_hat = (x.to(mean.dtype) - mean.view(shape)).mul_(inv_std.view(shape))
-        sum_grad = grad.sum(dims)
-        sum_grad_x_hat = (grad * x_hat).sum(dims)
-        grad_weight = grad_bias = grad_x = None
-        if weight is not None:
-            grad_weight = sum_grad_x_hat.to(weight.dtype) if ctx.needs_input_grad[1] else None
-            grad_bias = sum_grad.to(weight.dtype) if ctx.needs_input_grad[2] else None
+        x, weight, mean, var = ctx.saved_tensors
+        gain = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
+        if x.numel():
+            # As if the statistics were constants: scale * g, sum(g * x_hat), sum(g); scale is gain / std.
+            grad_x, sum_grad_x_hat, sum_grad = torch.ops.aten.native_batch_norm_backward(
+                grad.to(x.dtype), x, gain, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True]
+            )
+        else:  # the kernel divides by the number of samples
+            grad_x, sum_grad_x_hat, sum_grad = torch.zeros_like(x), torch.zeros_like(mean), torch.zeros_like(mean)
         if ctx.needs_input_grad[0]:
             sums = torch.cat([sum_grad, sum_grad_x_hat])
             dist.all_reduce(sums, group=ctx.group)
             mean_grad, mean_grad_x_hat = (sums / ctx.count).chunk(2)
-            scale = inv_std if weight is None else inv_std * weight.to(inv_std.dtype)
-            # dx = scale * (g - mean(g) - x_hat * mean(g * x_hat))
-            x_hat.mul_(mean_grad_x_hat.view(shape)).add_(mean_grad.view(shape))
-            grad_x = (grad - x_hat).mul_(scale.view(shape)).to(x.dtype)
-        return grad_x, grad_weight, grad_bias, None, None, None, None, None
+            # But dx = scale * (g - mean(g) - x_hat * mean(g * x_hat)): what is still missing normalises x once more.
+            scale = gain * torch.rsqrt(var + ctx.eps)
+            rest = (scale * mean_grad_x_hat, scale * mean_grad)
+            grad_x -= F.batch_norm(x, mean, var, *rest, training=False, eps=ctx.eps)
+        local = (None, None) if weight is None else (sum_grad_x_hat.to(weight.dtype), sum_grad.to(weight.dtype))
+        return grad_x, *local, None, None, None, None, None
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group: Group = None) -> nn.Module:
@@ -187,13 +191,3 @@ def _synchronised(norm: _BatchNorm, group: Group, fallback: torch.device, path: 
 
 def _world_size(group: Group) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
-
-
-def _reduced(x: Tensor) -> list[int]:
-    """All dimensions but the channels'."""
-    return [0, *range(2, x.ndim)]
-
-
-def _shape(x: Tensor) -> list[int]:
-    """Shape that makes (C,) broadcast against x."""
-    return [1, -1, *[1] * (x.ndim - 2)]

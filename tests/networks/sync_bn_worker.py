@@ -30,7 +30,7 @@ class Case:
 CASES = {
     "maps, equal batches": Case((4, 4)),
     "maps, unequal batches": Case((3, 8)),
-    "vectors, unequal batches": Case((2, 7), ()),
+    "vectors, a rank of one": Case((1, 8), ()),
     "sequences, cumulative average": Case((3, 1), (6,), momentum=None),
     "no affine": Case((5, 2), affine=False),
     "an empty rank": Case((0, 6)),
@@ -83,6 +83,14 @@ def backbone_step(backbone: nn.Module, rows: slice) -> dict[str, Any]:
     return {"y": y.detach(), "dx": x.grad, "grads": {n: p.grad for n, p in backbone.named_parameters()}}
 
 
+def low_precision_step(norm: nn.Module, rows: slice, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    x, g = (torch.randn(8, CHANNELS, 4, 4, generator=rng).bfloat16()[rows].to(dtype) for _ in range(2))
+    y = norm(x.requires_grad_())
+    y.backward(g)
+    return {"y": y.detach(), "dx": x.grad}
+
+
 def make_backbone() -> nn.Module:
     torch.manual_seed(0)
     return networks.create("resnet8", zero_init_residual=False).double()
@@ -103,8 +111,11 @@ def main(rank: int, world: int, folder: Path) -> None:
     rows = slice(0, 4) if rank == 0 else slice(4, None)
     found["group of one"] = train(networks.convert_sync_batchnorm(plain_norm(case), alone), case, rows)
 
-    x = torch.randn(8, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(3)).bfloat16()
-    found["bfloat16"] = networks.SyncBatchNorm(CHANNELS)(x[4 * rank : 4 * rank + 4]).detach()
+    found["bfloat16"] = low_precision_step(networks.SyncBatchNorm(CHANNELS), slice(4 * rank, 4 * rank + 4))
+    norm = networks.SyncBatchNorm(CHANNELS)
+    x, g = (t[4 * rank : 4 * rank + 4].float() for t in data(case, 0))
+    (norm(x) * g).sum().backward()
+    found["constant input"] = norm.weight.grad
     try:
         networks.SyncBatchNorm(CHANNELS)(torch.zeros(1 - rank, CHANNELS))
     except networks.NetworkError as error:

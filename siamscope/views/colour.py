@@ -7,6 +7,8 @@
 * The hue of HSV, which is not linear in RGB. It becomes a rotation about the grey axis, which agrees with HSV at thirds
   of a turn. (The YIQ rotation, which keeps the luma, is further from HSV: on 200 CIFAR-10 images and a shift of 0.1
   turns the mean error is 7.3 levels of 255 against 4.4; leaving the hue alone, 6.5.)
+  On 1,000 CIFAR-10 images with SimSiam's strengths the mean difference from `exact` is 2.8 levels of 255, where the
+  jitter itself moves 25.5; without hue it is 0.3.
 * The contrast is towards the mean luma of the crop times the brightness, whatever comes in between.
 """
 
@@ -103,7 +105,8 @@ def fused_matrix(params: ViewParams) -> tuple[Tensor, Tensor]:
     # R = cos I + (1 - cos)/3 J + sin/sqrt(3) K rotates about (1, 1, 1), red towards green as HSV's positive shift.
     parts = torch.stack((sat * cos, sat * (1 - cos) / 3, sat * sin / math.sqrt(3.0), 1 - sat), 1)
     basis = _FUSED_BASIS.to(on.device)
-    both = (parts * (bright * contr)[:, None]) @ basis
+    # Not a matrix product: that one rounds differently with the count of samples, and slices would not be bit-identical.
+    both = ((parts * (bright * contr)[:, None])[:, :, None] * basis).sum(1)
     matrix = torch.where(params.grey[:, None], both[:, 9:], both[:, :9])
     return matrix.view(-1, 3, 3), ((1 - contr) * bright)[:, None]
 

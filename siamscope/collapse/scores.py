@@ -13,6 +13,7 @@ import numpy.typing as npt
 from siamscope.collapse.arrays import (
     Array,
     Float64,
+    in_chunks,
     like,
     require_finite,
     require_matrix,
@@ -84,13 +85,20 @@ def embedding_std(embeddings: Array) -> float:
     require_matrix(embeddings, "the embedding matrix")
     if embeddings.shape[0] < 2:
         raise CollapseError(f"a standard deviation needs at least 2 samples, not {embeddings.shape[0]}.")
-    rows = to_float64(embeddings)
-    require_finite(rows, "the embedding matrix")
-    rows = unit_rows(rows)
-    rows = rows - rows[0]  # identical rows then give exactly 0
-    centred = rows - rows.mean(0)
-    deviations = ((centred * centred).sum(0) / (rows.shape[0] - 1)) ** 0.5
-    return float(deviations.mean()) * math.sqrt(rows.shape[1])
+    n, d = embeddings.shape
+    origin: Array = None
+    total: Array = 0.0
+    squares: Array = 0.0
+    for chunk in in_chunks(embeddings):
+        rows = to_float64(chunk)
+        require_finite(rows, "the embedding matrix")
+        rows = unit_rows(rows)
+        origin = rows[0] if origin is None else origin
+        rows = rows - origin  # measured from inside the cloud: no cancellation, and identical rows give exactly 0
+        total = total + rows.sum(0)
+        squares = squares + (rows * rows).sum(0)
+    variances = to_numpy(squares - total * total / n) / (n - 1)
+    return float(np.sqrt(np.clip(variances, 0, None)).mean()) * math.sqrt(d)
 
 
 def positive_similarity(first: Array, second: Array) -> float:

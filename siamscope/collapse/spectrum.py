@@ -10,6 +10,7 @@ import numpy.typing as npt
 from siamscope.collapse.arrays import (
     Array,
     Float64,
+    in_chunks,
     like,
     require_finite,
     require_matrix,
@@ -196,9 +197,8 @@ def spectrum(features: Array, *, center: bool = True, row_norm: bool = False) ->
     if 2 <= features.shape[0] < features.shape[1]:
         return _spectrum_of_few(features, center, row_norm)
     state = CovarianceState(features.shape[1])
-    step = max(1, _CHUNK_ENTRIES // features.shape[1])
-    for start in range(0, features.shape[0], step):
-        rows = to_float64(features[start : start + step])
+    for chunk in in_chunks(features):
+        rows = to_float64(chunk)
         state.update(unit_rows(rows) if row_norm else rows)
     return state.spectrum(center=center, row_norm=row_norm)
 

@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 from siamscope.evaluation.errors import Array, EvaluationError, feature_matrix, label_vector
 
 _CHUNK_ENTRIES = 1 << 25  # similarities held at once: 128 MiB of float32
-_GROUP = 16  # columns of similarities that share one maximum in the search for the largest
 
 Weighting = Literal["softmax", "uniform"]
 
@@ -121,38 +120,17 @@ def _check_options(ks: Sequence[int], temperature: float, weighting: str, chunk:
 
 def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row (B, N), descending, and their columns; among equals the lower column comes first."""
-    values, columns = _top_k(similarity, k)
-    # Which of several equals top-k picks is unspecified: where the k-th value occurs beyond the picked ones, sort
-    # instead.
-    last = values[:, -1:]
-    crowded = ((similarity >= last).sum(1) > k).nonzero()[:, 0]
+    n = similarity.shape[1]
+    values, columns = similarity.topk(min(k + 1, n), dim=1)
+    columns, beyond = columns[:, :k], values[:, k:]
+    # Which of several equals top-k picks is unspecified: where the k-th value goes on beyond the picked, sort instead.
+    crowded = (beyond == values[:, k - 1 : k]).any(1).nonzero()[:, 0]
     if len(crowded):
-        order = similarity[crowded].sort(dim=1, descending=True, stable=True).indices[:, :k]
-        columns[crowded] = order
+        order = similarity[crowded].sort(dim=1, descending=True, stable=True).indices
+        columns[crowded] = order[:, :k]
     columns = columns.sort(dim=1).values
     values, order = similarity.gather(1, columns).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
-
-
-def _top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk, but for long rows first among the maxima of groups of columns: exact, and several times faster.
-
-    Any of the k largest entries lies in one of the k groups with the largest maxima, since each of those groups holds
-    an entry at least as large as one outside them.
-    """
-    n = similarity.shape[1]
-    groups = n // _GROUP
-    if groups < 4 * k:
-        return similarity.topk(k, dim=1)
-    # Column g + j * groups belongs to group g, so that the maximum runs over contiguous stretches of memory.
-    whole = similarity[:, : groups * _GROUP]
-    maxima = whole.view(-1, _GROUP, groups).amax(1)
-    best = maxima.topk(k, dim=1, sorted=False).indices
-    inside = (best[:, None, :] + groups * torch.arange(_GROUP, device=best.device)[None, :, None]).flatten(1)
-    beyond = torch.arange(groups * _GROUP, n, device=best.device).expand(len(best), -1)
-    candidates = torch.cat([inside, beyond], dim=1)
-    values, order = similarity.gather(1, candidates).topk(k, dim=1)
-    return values, candidates.gather(1, order)
 
 
 def _weights(similarity: Tensor, temperature: float, weighting: Weighting) -> Tensor:

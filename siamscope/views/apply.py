@@ -18,7 +18,7 @@ from siamscope.views import colour as colours
 from siamscope.views.errors import ViewError
 from siamscope.views.params import ORDERS, ViewParams
 from siamscope.views.policies import ViewSpec
-from siamscope.views.resample import apply_axes, axis_weights, blur
+from siamscope.views.resample import bilinear_taps, blur, resample
 
 Colour = Literal["exact", "fast"]
 Statistics = Sequence[float] | Tensor | float | None
@@ -86,9 +86,10 @@ def apply_view(
 def _view(images: Tensor, params: ViewParams, host: ViewParams, spec: ViewSpec, colour: Colour) -> Tensor:
     """The view of a few images before normalisation; `host`: the same draws on the CPU."""
     channels, height, width = images.shape[1:]
-    rows = axis_weights(params.y0, params.h, None, spec.size, height)
-    columns = axis_weights(params.x0, params.w, params.flip, spec.size, width)
-    view = apply_axes(images, rows, columns.mul_(_LEVEL))
+    rows = bilinear_taps(params.y0, params.h, None, spec.size, height, float(host.h.max()))
+    columns = bilinear_taps(params.x0, params.w, params.flip, spec.size, width, float(host.w.max()))
+    columns.weight.mul_(_LEVEL)
+    view = resample(images, rows, columns)
     if channels == 3 and colour == "fast":
         matrix, offset = colours.fused_matrix(host)
         view = colours.fused(view, matrix.to(view.device, non_blocking=True), offset.to(view.device, non_blocking=True))

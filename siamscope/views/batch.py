@@ -9,7 +9,7 @@ from siamscope.views.apply import Colour, Statistics, apply_view, check_images, 
 from siamscope.views.errors import ViewError
 from siamscope.views.params import sample_params
 from siamscope.views.policies import ViewSpec
-from siamscope.views.resample import apply_axes, axis_weights
+from siamscope.views.resample import Taps, bilinear_taps, resample
 
 
 def make_views(
@@ -83,13 +83,17 @@ def eval_view(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         for part, target in zip(torch.split(images, step), torch.split(out, step), strict=True):
             m = len(part)
-            floats = part.float() if same else apply_axes(part, rows.expand(m, -1, -1), columns.expand(m, -1, -1))
+            floats = part.float() if same else resample(part, _repeat(rows, m), _repeat(columns, m))
             target.copy_(torch.addcmul(offset, floats, scale / 255))
     return out
 
 
-def _centred(pixels: int, side: float, size: int, device: torch.device) -> Tensor:
+def _centred(pixels: int, side: float, size: int, device: torch.device) -> Taps:
     def one(value: float) -> Tensor:
-        return torch.tensor([value], device=device, dtype=torch.float32)
+        return torch.full((1,), value, device=device)
 
-    return axis_weights(one((pixels - side) / 2), one(side), None, size, pixels, low=one(0), high=one(pixels))
+    return bilinear_taps(one((pixels - side) / 2), one(side), None, size, pixels, side, low=one(0), high=one(pixels))
+
+
+def _repeat(taps: Taps, n: int) -> Taps:
+    return Taps(taps.source.expand(n, -1, -1), taps.weight.expand(n, -1, -1))

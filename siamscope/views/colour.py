@@ -105,7 +105,7 @@ def fused_matrix(params: ViewParams) -> tuple[Tensor, Tensor]:
     # R = cos I + (1 - cos)/3 J + sin/sqrt(3) K rotates about (1, 1, 1), red towards green as HSV's positive shift.
     parts = torch.stack((sat * cos, sat * (1 - cos) / 3, sat * sin / math.sqrt(3.0), 1 - sat), 1)
     basis = _FUSED_BASIS.to(on.device)
-    # Not a matrix product: that one rounds differently with the count of samples, and slices would not be bit-identical.
+    # Not a matrix product: it rounds differently with the count of samples, and slices would not be bit-identical.
     both = ((parts * (bright * contr)[:, None])[:, :, None] * basis).sum(1)
     matrix = torch.where(params.grey[:, None], both[:, 9:], both[:, :9])
     return matrix.view(-1, 3, 3), ((1 - contr) * bright)[:, None]

@@ -80,7 +80,9 @@ class ViewParams:
         return self[start:stop]
 
     def to(self, device: torch.device | str) -> "ViewParams":
-        return ViewParams(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        """The same draws on a device; only the way to the CPU waits for the copy."""
+        later = torch.device(device).type != "cpu"
+        return ViewParams(*(getattr(self, f.name).to(device, non_blocking=later) for f in fields(self)))
 
 
 def sample_params(

@@ -156,7 +156,7 @@ def test_fast_hue_keeps_greys_and_turns_the_right_way() -> None:
 
 
 def test_fast_stays_near_exact_for_the_published_strengths() -> None:
-    """SimSiam's jitter on these vividly coloured pictures, mean difference in levels of 255 (photographs: a third of it)."""
+    """SimSiam's jitter on these vivid pictures, mean difference in levels of 255 (photographs: a third)."""
     images = oracle.pictures(200, 16, 16, seed=5)
     spec = get_policy("simsiam", 16, grey_prob=0.0, jitter_prob=1.0)[0]
     params = sample_params(spec, 200, 16, 16, torch.Generator().manual_seed(0))

@@ -9,9 +9,14 @@ import views_oracle as oracle
 from PIL import Image
 
 from siamscope.views import ViewSpec, apply_view, eval_view, neutral_params
-from siamscope.views.resample import axis_weights, blur, blur_weights
+from siamscope.views.resample import Taps, bilinear_taps, blur, gaussian_taps
 
 PLAIN = ViewSpec(size=32)
+
+
+def dense(taps: Taps, pixels: int) -> torch.Tensor:
+    """The matrix (size, pixels) of the first sample."""
+    return torch.zeros(taps.source.shape[1], pixels).scatter_add_(1, taps.source[0], taps.weight[0])
 
 
 def crop(images: torch.Tensor, boxes: list[tuple[int, int, int, int]], size: int, flip: bool = False) -> torch.Tensor:
@@ -79,7 +84,7 @@ def test_whole_image_at_its_own_size_is_unchanged_and_a_flip_is_a_mirror() -> No
     ("start", "length", "size", "pixels"), [(3.0, 5.0, 8, 20), (0.25, 13.5, 4, 15), (2.0, 1.0, 6, 4)]
 )
 def test_weights_sum_to_one_and_keep_linear_ramps(start: float, length: float, size: int, pixels: int) -> None:
-    weights = axis_weights(torch.tensor([start]), torch.tensor([length]), None, size, pixels)[0]
+    weights = dense(bilinear_taps(torch.tensor([start]), torch.tensor([length]), None, size, pixels, length), pixels)
     assert (weights >= 0).all() and torch.allclose(weights.sum(1), torch.ones(size))
     positions = weights @ (torch.arange(pixels) + 0.5)
     exact = start + (torch.arange(size) + 0.5) * length / size
@@ -124,7 +129,7 @@ def test_blur_equals_scipy(size: int, kernel: int) -> None:
 
 def test_blur_weights_by_hand() -> None:
     """Three taps a, b, a with b = 1 / (1 + 2 exp(-1/2 sigma^2)); the border pixel is not repeated."""
-    weights = blur_weights(torch.tensor([1.0]), 4, 3)[0].double()
+    weights = dense(gaussian_taps(torch.tensor([1.0]), 4, 3), 4).double()
     b = 1 / (1 + 2 * np.exp(-0.5))
     a = (1 - b) / 2
     expected = torch.tensor([[b, 2 * a, 0, 0], [a, b, a, 0], [0, a, b, a], [0, 0, 2 * a, b]], dtype=torch.float64)

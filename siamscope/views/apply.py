@@ -5,7 +5,7 @@ The order of operations is the papers': crop and flip, jitter, grey, blur, solar
 
 Work goes through the batch in chunks that fit the CPU's cache. In `exact` the samples are first sorted by the order of
 their colour operations, so that samples with the same next operation are neighbours. What selects rows is read from
-the draws on the CPU: with draws there and images on a GPU, the host never waits for the GPU.
+the draws on the CPU: with draws there and images on a GPU, the host need not wait for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +68,10 @@ def apply_view(
     rows = _sorted_rows(host) if jitter else None
     if rows is not None:
         host = host[rows]
-        params, rows = (host if params.x0.is_cpu else params[rows.to(params.x0.device)]), rows.to(images.device)
+        params, rows = (
+            (host if params.x0.is_cpu else params[rows.to(params.x0.device)]),
+            rows.to(images.device, non_blocking=True),
+        )
     params = params.to(images.device)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         for start, stop in _chunks(images, spec.size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,14 +107,21 @@ def build_trainer(
     optimizer = build_optimizer(recipe.optim, model.online, model.predictor, config.batch_size)
     wrapped: nn.Module | None = None
     if world.size > 1:
-        ids = [world.device.index] if world.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        wrapped = distributed(model, world)
     trainer = Trainer(
         recipe=recipe, model=model, optimizer=optimizer, specs=specs_of(recipe), mean=norm.mean, std=norm.std,
         steps=steps, warmup=round(recipe.optim.warmup_epochs * per_epoch), world=world, precision=precision,
         wrapped=wrapped,
     )  # fmt: skip
     return trainer, per_epoch
+
+
+def distributed(model: Siamese, world: World) -> DistributedDataParallel:
+    """The model with gradients averaged over processes. Buffers are equal on all of them by construction."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters  # torch 2.13 renamed the option
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, **{option: False})  # type: ignore[arg-type]
 
 
 def build_monitor(

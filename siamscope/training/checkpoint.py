@@ -75,7 +75,7 @@ def load(path: Path, recipe: Recipe) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({str(error).splitlines()[0][:120]})") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({type(error).__name__}: {str(error)[:120]})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of siamscope")
     differing = _differing(json.loads(state["recipe"]), recipes.to_dict(recipe))

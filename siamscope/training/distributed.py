@@ -85,8 +85,14 @@ def launched_by_torchrun() -> bool:
 
 @contextmanager
 def world(device: str, timeout_minutes: float = 10) -> Iterator[World]:
-    """Join the processes that torchrun started, or be alone; leave again at the end."""
+    """Join the processes that torchrun started, or be alone; leave again at the end.
+
+    A caller's own process group is used as it is, and stays.
+    """
     chosen = choose_device(device)
+    if dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        return
     if not launched_by_torchrun():
         yield World(device=chosen)
         return

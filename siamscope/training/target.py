@@ -9,7 +9,7 @@ from torch import nn
 
 
 def momentum_at(step: int, steps: int, start: float, end: float) -> float:
-    """The EMA coefficient after step `step` (1-based) of `steps`: `start` at the first, `end` at the last, cosine between.
+    """The EMA coefficient after step `step` (1-based) of `steps`: from `start` to `end` by a cosine.
 
     Source: Grill et al. 2020 (arXiv:2006.07733), section 3.1.
     """

@@ -1,0 +1,1 @@
+"""The step, the loop, optimisers and schedules, checkpoints, processes and monitors."""

@@ -1,0 +1,45 @@
+"""Small recipes that train in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from siamscope import methods
+from siamscope.recipe import Recipe
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small():
+    """`small(method, train={...}, ...)`: a recipe on 16-pixel shapes with a quarter-width ResNet-8."""
+
+    def make(method: str = "simsiam", **sections) -> Recipe:
+        row = methods.get(method)
+        row = dataclasses.replace(
+            row,
+            projector=dataclasses.replace(row.projector, hidden=32, out=16),
+            predictor_head=dataclasses.replace(row.predictor_head, hidden=8),
+        )
+        base = Recipe(method=row)
+        defaults = {
+            "data": {"size": 16, "samples": 96, "val_samples": 32, "test_samples": 32},
+            "network": {"width": 0.5},
+            "train": {"steps": 6, "batch_size": 32, "precision": "fp32", "channels_last": "off", "device": "cpu"},
+            "monitor": {"interval": 3, "samples": 32, "bank": 32},
+            "evaluation": {"bank": 64, "queries": 32},
+        }
+        for name, values in defaults.items():
+            values = values | sections.get(name, {})
+            base = dataclasses.replace(base, **{name: dataclasses.replace(getattr(base, name), **values)})
+        for name in set(sections) - set(defaults):
+            base = dataclasses.replace(base, **{name: dataclasses.replace(getattr(base, name), **sections[name])})
+        return base
+
+    return make

@@ -1,0 +1,182 @@
+"""A run that stops and goes on is the run that never stopped, bit for bit; and nothing is lost on the way."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from siamscope import recipe as recipes
+from siamscope.rundir import RunDir, RunError, read_jsonl
+from siamscope.training import checkpoint
+from siamscope.training.checkpoint import CheckpointError
+from siamscope.training.loop import Loop, NonFiniteLossError
+from siamscope.workflow.train import resume, train
+
+
+def weights(path) -> dict:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def last(run) -> dict:
+    return weights(checkpoint.numbered(RunDir(run))[-1])
+
+
+def losses(run) -> list:
+    return [(line["step"], line["loss"]) for line in read_jsonl(RunDir(run).metrics) if line["kind"] == "step"]
+
+
+class Stop(Exception):
+    """Stands for a kill: leaves everything as it is on the disk."""
+
+
+@pytest.mark.parametrize("method", ["simsiam", "byol", "simclr"])
+def test_resume_is_bit_equal(small, tmp_path, monkeypatch, method):
+    """Killed after step 5 of 7, in mid-epoch, with the last checkpoint after step 4."""
+    recipe = small(method, train={"steps": 7, "checkpoint_steps": 4}, optim={"name": "lars", "lr": 0.5})
+    train(recipe, tmp_path / "whole")
+    step = Loop.flush
+
+    def killed(self, received):
+        if self.pending and self.pending[-1][0] == 6:
+            raise Stop
+        return step(self, received)
+
+    monkeypatch.setattr(Loop, "flush", killed)
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    assert losses(tmp_path / "cut")[-1][0] == 5
+    resume(tmp_path / "cut")
+    whole, cut = last(tmp_path / "whole"), last(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+
+
+def test_same_seed_same_weights_other_seed_other_weights(small, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(small(train={"steps": 3, "seed": seed}), tmp_path / name)
+    a, b, c = (last(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["online.backbone.conv1.weight"], c["online.backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_resume(small, tmp_path, number, code):
+    recipe = small(train={"steps": 100_000})
+    (tmp_path / "recipe.toml").write_text(recipes.to_toml(recipe))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "siamscope", "train", "--recipe", "recipe.toml", "--out", str(run)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").is_file() or len(losses(run)) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert f"siamscope resume {run}" in error
+    saved = checkpoint.load(checkpoint.numbered(RunDir(run))[-1], RunDir(run).recipe())
+    assert saved.step == losses(run)[-1][0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"(?s)at step \d+; the last good checkpoint is .*learning rate"):
+        train(small("simclr", train={"steps": 40, "checkpoint_steps": 1}, optim={"lr": 1e30}), tmp_path / "run")
+    for value in last(tmp_path / "run").values():
+        assert torch.isfinite(value).all()
+
+
+def test_no_space_left_keeps_the_previous_checkpoint(small, tmp_path, monkeypatch):
+    recipe = small(train={"steps": 6, "checkpoint_steps": 2})
+    real, calls = os.fsync, []
+
+    def full(handle):
+        name = os.readlink(f"/proc/self/fd/{handle}")
+        if "step-00000004" in name:
+            calls.append(name)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="no space is left"):
+        train(recipe, tmp_path / "run")
+    assert calls
+    monkeypatch.undo()
+    run = RunDir(tmp_path / "run")
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+        "best.pt",
+        "step-00000002.pt",
+        "step-00000003.pt",  # the measurement after step 3 was the best
+    ]
+    assert checkpoint.load(checkpoint.numbered(run)[-1], run.recipe()).step == 3
+    train(recipe, tmp_path / "whole")
+    resume(run.path)
+    assert all(torch.equal(a, b) for a, b in zip(last(run.path).values(), last(tmp_path / "whole").values()))
+
+
+def test_damaged_checkpoint_falls_back(small, tmp_path):
+    recipe = small(train={"steps": 4, "checkpoint_steps": 2}, monitor={"interval": 100})
+    train(recipe, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    newest, older = checkpoint.numbered(run)[::-1][:2]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    point, notes = checkpoint.load_latest(run, run.recipe())
+    assert point.step == 2
+    assert "truncated" in notes[0]
+    older.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no checkpoint of .* can be read"):
+        checkpoint.load_latest(run, run.recipe())
+
+
+def test_checkpoint_of_another_recipe(small, tmp_path):
+    train(small(train={"steps": 2}), tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    other = replace(run.recipe(), optim=replace(run.recipe().optim, lr=0.5))
+    with pytest.raises(CheckpointError, match=r"fields differ: optim\.lr"):
+        checkpoint.load_latest(run, other)
+    moved = replace(run.recipe(), train=replace(run.recipe().train, keep=7))
+    assert checkpoint.load_latest(run, moved)[0].step == 2
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.system, ("touch " + str(tmp_path / "owned"),))
+
+    torch.save({"format": 1, "model": Evil()}, tmp_path / "step-00000001.pt")
+    with pytest.raises(CheckpointError):
+        checkpoint.load(tmp_path / "step-00000001.pt", recipes.Recipe())
+    assert not (tmp_path / "owned").exists()
+
+
+def test_keeps_the_last_and_the_best(small, tmp_path):
+    train(small(train={"steps": 8, "checkpoint_steps": 1, "keep": 3}), tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["best.pt", "step-00000006.pt", "step-00000007.pt", "step-00000008.pt"]
+    measured = [m for m in read_jsonl(tmp_path / "run" / "metrics.jsonl") if m["kind"] == "monitor" and m["step"]]
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert best["step"] == max(measured, key=lambda m: (m["knn"], -m["step"]))["step"]
+
+
+def test_two_processes_cannot_share_a_run(small, tmp_path):
+    train(small(train={"steps": 1}), tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    with run.lock(), pytest.raises(RunError, match=f"another process .pid {os.getpid()}."):
+        resume(run.path)
+
+
+def test_changed_data_are_noticed(small, tmp_path):
+    train(small(train={"steps": 2}), tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_fingerprint": "other"}))
+    with pytest.raises(RunError, match="have changed"):
+        resume(tmp_path / "run")

@@ -1,0 +1,97 @@
+"""The cells of a row, as a network: where the gradient goes and where it does not."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from siamscope import methods
+from siamscope.methods import Head, MethodError
+from siamscope.training.siamese import Siamese
+from siamscope.training.target import update_target
+
+
+def network(name: str = "simsiam", **cells) -> Siamese:
+    torch.manual_seed(0)
+    cells = {"projector": Head(layers=2, hidden=16, out=8), "predictor_head": Head(hidden=4)} | cells
+    row = dataclasses.replace(methods.get(name), **cells)
+    return Siamese(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), 10, row).double()
+
+
+def views(seed: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.randn(2, 16, 3, 2, 2, generator=generator, dtype=torch.float64))
+
+
+def gradient(model: Siamese) -> torch.Tensor:
+    model.zero_grad()
+    model(views()).loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.online.parameters()])
+
+
+def test_stop_gradient():
+    """Detached and shared targets give the same loss and different gradients; by hand, the target is a constant."""
+    detached, shared = network(target="detached"), network(target="shared")
+    assert torch.equal(detached(views()).loss, shared(views()).loss)
+    assert not torch.allclose(gradient(detached), gradient(shared))
+    z = [detached.online(v) for v in views()]
+    p = [detached.normalise(detached.predictor(x)) for x in z]
+    t = [detached.normalise(x).detach() for x in z]
+    by_hand = -((p[0] * t[1]).sum(1).mean() + (p[1] * t[0]).sum(1).mean()) / 2
+    grads = torch.autograd.grad(by_hand, list(detached.online.parameters()))
+    expected = torch.cat([g.flatten() for g in grads])
+    torch.testing.assert_close(gradient(detached), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_momentum_zero_is_the_detached_target_bit_for_bit():
+    momentum, detached = network(target="momentum"), network(target="detached")
+    for _ in range(3):
+        update_target(momentum.target, momentum.online, 0.0)
+        for a, b in zip(momentum.targets(views(), []), detached.targets([], [detached.online(v) for v in views()])):
+            assert torch.equal(a, b)
+        with torch.no_grad():
+            for net in (momentum, detached):
+                for p in net.online.parameters():
+                    p.mul_(1.01)
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_the_target_network_gets_no_gradient(name):
+    model = network(name, target="momentum")
+    gradient(model)
+    assert all(p.grad is None and not p.requires_grad for p in model.target.parameters())
+    assert all(p.grad is not None for p in model.online.parameters())
+
+
+@pytest.mark.parametrize("predictor", ["none", "linear", "mlp"])
+@pytest.mark.parametrize("normalise", ["l2", "batch"])
+@pytest.mark.parametrize("target", ["shared", "detached", "momentum"])
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_any_cell_can_change(name, target, normalise, predictor):
+    model = network(name, target=target, normalise=normalise, predictor=predictor)
+    output = model(views())
+    assert torch.isfinite(output.loss)
+    assert output.embeddings[0].shape == (16, 8)
+    assert not output.embeddings[0].requires_grad
+
+
+def test_batch_normalised_embeddings_have_unit_variance():
+    model = network(normalise="batch")
+    z = model.normalise(torch.randn(64, 8, dtype=torch.float64) * 5 + 2)
+    torch.testing.assert_close(z.var(0, unbiased=False) * 8, torch.ones(8, dtype=torch.float64), rtol=1e-4, atol=0)
+    torch.testing.assert_close(z.mean(0), torch.zeros(8, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cells", "word"),
+    [({"normalise": "none"}, "unbounded"), ({"temperature": 0.0}, "temperature"), ({"momentum": 1.5}, "momentum")],
+)
+def test_meaningless_cells_are_refused(cells, word):
+    with pytest.raises(MethodError, match=word):
+        dataclasses.replace(methods.get("simsiam"), **cells)
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(MethodError, match="did you mean 'simsiam'"):
+        methods.get("simsam")

@@ -3,9 +3,9 @@
     python benchmarks/evaluation.py [--bank 50000] [--queries 10000] [--dim 512] [--out evaluation.json]
 
 Process time, so that waiting for other programs does not count; for one thread throughout, set OMP_NUM_THREADS=1.
-Every ratio is taken within this one run. The obvious ways: for k-NN, one pass for each of the four k, with torch.topk and
-one-hot votes; for the probe, scikit-learn's LogisticRegression from zero for each penalty (on a tenth of the data, both
-sides, if scikit-learn is there); for the spectrum, the singular value decomposition of the centred matrix.
+Every ratio is taken within this one run. The obvious ways: for k-NN, one pass for each of the four k, with torch.topk
+and one-hot votes; for the probe, scikit-learn's LogisticRegression from zero for each penalty (on a tenth of the data,
+both sides, if scikit-learn is there); for the spectrum, the singular value decomposition of the centred matrix.
 """
 
 import argparse

@@ -42,9 +42,10 @@ def test_row_norm_divides_rows_before_centring(features: np.ndarray) -> None:
     assert spectrum(features, row_norm=True).row_norm
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("center", [True, False])
-def test_fewer_samples_than_dimensions_are_padded_with_zeros(center: bool) -> None:
-    x = np.random.default_rng(1).normal(size=(30, 100)) + 1
+def test_fewer_samples_than_dimensions_are_padded_with_zeros(center: bool, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(30, 100)) + 1
     with pytest.warns(TooFewSamples, match="30 samples in 100 dimensions"):
         found = spectrum(x, center=center)
     assert found.singular_values.shape == (100,)

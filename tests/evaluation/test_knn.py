@@ -129,6 +129,16 @@ def test_ties_across_the_boundary_of_k() -> None:
         assert found.predictions[k].tolist() == [label]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_ties_inside_the_largest_k_are_in_order_for_the_smaller_ones(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bank = rng.normal(size=(300, 4)).astype(np.float32)
+    same = rng.choice(300, size=12, replace=False)
+    bank[same] = [1, 2, 3, 4]
+    result = knn(bank, np.arange(300), [[1.0, 2, 3, 4]], [0], ks=(1, 200), return_predictions=True)
+    assert result.predictions[1].item() == same.min()
+
+
 def test_k_beyond_the_bank_is_clipped_and_said() -> None:
     bank, y, queries, t = random_problem(n=50)
     result = knn(bank, y, queries, t, ks=(5, 200, 50))

@@ -3,29 +3,29 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from siamscope.report.markup import DASH, Html, join, name, number, percent, shorten, tag, whole
-from siamscope.report.parts import best, flatten, folded, name_of, paragraph, table
+from siamscope.report.markup import DASH, PERCENT, Html, join, name, number, percent, shorten, tag, whole
+from siamscope.report.parts import best, flatten, folded, items, name_of, paragraph, table
 from siamscope.report.read import ENCODERS, RunData
-from siamscope.report.sections import ENCODER_NAMES, badge, interval
+from siamscope.report.sections import ENCODER_NAMES, badge, interval, tone
 
 _REASONS_SHOWN = 3
 
 
 def verdicts(runs: Sequence[RunData]) -> Html:
     """Each run's status with its first reasons, and what is missing from it."""
-    rows = []
+    cards = []
     for run in runs:
         judged = run.evaluation.verdict if run.evaluation else None
-        reasons = list(judged.reasons[:_REASONS_SHOWN]) if judged else ["not evaluated: the last monitor’s word"]
-        said = tag("td", *(tag("div", shorten(reason, 300)) for reason in reasons), class_="words")
-        rows.append((name(run.label), badge(run.status), said))
+        unjudged = "Not evaluated" + ("; this is the last monitor’s word." if run.status else ".")
+        reasons = [shorten(reason, 300) for reason in judged.reasons[:_REASONS_SHOWN]] if judged else [unjudged]
+        cards.append(tag("li", tag("h3", name(run.label)), badge(run.status), items(reasons), class_=tone(run.status)))
     missing = [f"{run.label}: {shorten(note, 300)}" for run in runs for note in run.notes[:6]]
     notes = folded(
         f"Missing or unreadable files ({len(missing)})",
         tag("ul", *(tag("li", line) for line in missing)),
         class_="print",
     )
-    return join(table(("Run", "Status", "Why"), rows, caption="Verdicts"), notes if missing else None)
+    return join(tag("ul", *cards, class_="judged"), notes if missing else None)
 
 
 def figures(runs: Sequence[RunData]) -> Html:
@@ -53,15 +53,20 @@ def _accuracies(runs: Sequence[RunData]) -> Html | None:
     for encoder in ENCODERS:
         probes = [run.evaluation.probe.get(encoder) if run.evaluation else None for run in runs]
         tops = [probe.top1 if probe else math.nan for probe in probes]
-        texts = [f"{percent(probe.top1)} {interval(probe)}" if probe else DASH for probe in probes]
+        texts = [
+            f"{percent(probe.top1)} {interval(probe).removesuffix(PERCENT)}" if probe else DASH for probe in probes
+        ]
         if encoder != "trained":
             texts = [percent(top) for top in tops]
         columns.append(_marked(tops, texts) if encoder == "trained" else list(texts))
         head.append(f"Probe, {ENCODER_NAMES[encoder]}")
-    columns.append([run.evaluation.split if run.evaluation else DASH for run in runs])
-    head.append("Split")
-    rows = list(zip(*columns, strict=True))
-    return table(head, rows, caption="Accuracy of features beside their baselines; the best trained encoder is marked")
+    splits = [run.evaluation.split for run in runs if run.evaluation and (run.evaluation.knn or run.evaluation.probe)]
+    if len(set(splits)) > 1:  # figures of different splits must not pass for comparable
+        columns.insert(1, [run.evaluation.split if run.evaluation else DASH for run in runs])
+        head.insert(1, "Split")
+    where = f" ({splits[0]} split)" if len(set(splits)) == 1 and splits[0] else ""
+    caption = f"Accuracy of features beside their baselines{where}; the best trained encoder is marked"
+    return table(head, list(zip(*columns, strict=True)), caption=caption)
 
 
 def _headline_k(run: RunData) -> str:
@@ -83,7 +88,6 @@ def _knn_by_k(runs: Sequence[RunData]) -> Html | None:
 
 
 _MEASURES = (
-    ("step", "Step", 7),
     ("loss", "Loss", 4),
     ("embedding_std", "Std × √d", 3),
     ("effective_rank", "Effective rank", 3),
@@ -99,11 +103,12 @@ def _measures(runs: Sequence[RunData]) -> Html | None:
     if not any(len(run.metrics.monitors) for run in runs):
         return paragraph("No label-free measures: no run recorded monitors.", class_="absent")
     columns: list[list[Html | str]] = [[name(run.label) for run in runs]]
+    columns.append([whole(run.metrics.monitors.table.last("step")) for run in runs])
     for field, _, digits in _MEASURES:
         columns.append([number(run.metrics.monitors.table.last(field), digits) for run in runs])
     dimensions = [len(run.metrics.monitors.embeddings[-1]) if len(run.metrics.monitors) else 0 for run in runs]
     columns.append([whole(dimension) if dimension else DASH for dimension in dimensions])
-    head = ["Run", *(title for _, title, _ in _MEASURES), "d"]
+    head = ["Run", "Step", *(title for _, title, _ in _MEASURES), "d"]
     note = (
         "No best is marked here: rank and AUC order runs only where method, dimension d and sample are the same, "
         "and losses only within one method."
@@ -141,5 +146,7 @@ def _differences(runs: Sequence[RunData], known: Sequence[Mapping[str, str] | No
         return join(absent, paragraph(f"All {same} {noun} fields are the same.", class_="absent"))
     head = ("Field", *(name(run.label) for run, _ in compared))
     return join(
-        table(head, rows, caption=caption), paragraph(f"{same} other fields are the same.", class_="how"), absent
+        table(head, rows, caption=caption, class_="data differences"),
+        paragraph(f"{same} other fields are the same.", class_="how"),
+        absent,
     )

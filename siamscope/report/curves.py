@@ -16,6 +16,7 @@ _SPECTRUM_POINTS = 120
 _SPECTRUM_FLOOR = 1e-6  # of the largest singular value: below lies rounding noise of float32
 _MONITOR_ROWS = 40
 _EMBEDDINGS, _FEATURES = "c0", "c1"
+_STEP = Axis("step", low=0.0, counts=True)
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def _series(metrics: Metrics, curve: Curve) -> list[Series]:
 
 def _panel(curve: Curve, series: list[Series], marks: Sequence[float] = ()) -> Html:
     keys = [key(one.label, one.colour, dash=one.dash) for one in series] if len(series) > 1 else []
-    chart = line_chart(series, Axis("step"), _axis(curve, series), marks=marks)
-    return panel(curve.title, legend(*keys) if keys else None, chart)
+    chart = line_chart(series, _STEP, _axis(curve, series), marks=marks)
+    return panel(curve.title, chart, legend(*keys) if keys else None)
 
 
 def _axis(curve: Curve, series: list[Series]) -> Axis:
@@ -165,14 +166,19 @@ def _monitor_table(metrics: Metrics) -> Html | None:
     columns = [(name, title) for name, title in _COLUMNS if monitors.table.has(name)]
     rows = [
         [
-            *(number(float(monitors.table.get(name)[line]), 7 if name == "step" else 4) for name, _ in columns),
+            *(_cell(name, float(monitors.table.get(name)[line])) for name, _ in columns),
             monitors.health[line],
         ]
         for line in chosen
     ]
     head = [*(title for _, title in columns), "health"]
+    noun = "line" if len(monitors) == 1 else "lines"
     count = f"{len(chosen)} of {len(monitors):,}" if len(chosen) < len(monitors) else str(len(monitors))
-    return folded(f"The monitors as a table ({count} lines)", table(head, rows, caption="Monitors"), class_="print")
+    return folded(f"The monitors as a table ({count} {noun})", table(head, rows, caption="Monitors"), class_="print")
+
+
+def _cell(name: str, value: float) -> str:
+    return whole(value) if name == "step" else number(value, 4)
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -251,7 +257,7 @@ def overlaid_curves(runs: Sequence[RunData]) -> Html:
                 colour, dash = run_style(index)
                 series.append(Series(run.label, x, y * curve.factor, colour, dash))
         if series:
-            panels.append(panel(curve.title, line_chart(series, Axis("step"), _axis(curve, series))))
+            panels.append(panel(curve.title, line_chart(series, _STEP, _axis(curve, series), band=False)))
     if not panels:
         return paragraph("No curves: no run holds a step or monitor line.", class_="absent")
     note = " Losses of different methods are different quantities: compare shapes, not heights."

@@ -13,6 +13,7 @@ _VOID = frozenset({"meta", "img", "br", "link", "hr"})
 _SVG_LEAVES = frozenset({"path", "rect", "line", "circle"})
 _JOINERS = "\u200c\u200d"  # zero-width (non-)joiner: ordinary spelling in Persian and in emoji
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+PERCENT = "\u00a0%"
 DASH = "–"  # stands for a figure that is not there
 
 
@@ -110,7 +111,7 @@ def percent(value: float | None) -> str:
     """An accuracy of 0..1 as a percentage with one decimal: 0.6234 → 62.3 %."""
     if value is None or not math.isfinite(value):
         return DASH
-    return f"{100 * value:.1f}\u00a0%"
+    return f"{100 * value:.1f}{PERCENT}"
 
 
 def points(gain: float | None) -> str:

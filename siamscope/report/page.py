@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from siamscope.report import compare, curves, pictures, sections
@@ -52,7 +53,8 @@ def _write_whole(target: Path, text: str) -> None:
             os.fsync(file.fileno())
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise ReportError(f"Cannot write {target}: {error.strerror}. Choose another place with --out.") from error
 
 

@@ -52,14 +52,15 @@ def table(
     )
     inner = tag(
         "table",
-        tag("caption", caption) if caption else None,
+        tag("caption", caption) if caption and class_ == "settings" else None,
         tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))) if any(head) else None,
         tag("tbody", *body),
         class_=class_,
     )
     if class_ == "settings":  # its cells wrap, so it is never wider than the page
         return inner
-    return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption or "Table")
+    box = tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption or "Table")
+    return tag("div", paragraph(caption, class_="caption"), box) if caption else box
 
 
 def _is_cell(cell: Html | str) -> bool:

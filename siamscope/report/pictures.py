@@ -32,7 +32,9 @@ def embedding_map(gallery: Gallery | None) -> Html:
         f"Scatter of {len(labels):,} validation embeddings on two principal components, {len(classes)} known classes."
     )
     chart = scatter(points.points, [places.get(label, -1) for label in labels], titles, axes[0], axes[1], described)
-    return figure(_map_caption(len(labels), len(gallery.map.points), classes), chart, _map_keys(gallery, classes))
+    return figure(
+        _map_caption(len(labels), len(gallery.map.points), classes), chart, _map_keys(gallery, classes), class_="mapped"
+    )
 
 
 def _sample(whole_map: EmbeddingMap) -> EmbeddingMap:
@@ -144,7 +146,9 @@ def views(gallery: Gallery | None) -> Html:
             thumbnail(array[row, view], _SIDE, f"Image {row + 1}, " + (f"view {view}" if view else "original"))
             for view in range(count)
         ]
-        groups.append(tag("div", tag("span", pictures[0], class_="query"), *pictures[1:], class_="views"))
+        groups.append(
+            tag("div", tag("span", pictures[0], class_="query"), *pictures[1:], class_="views", style=f"--n:{count}")
+        )
     caption = (
         f"Originals (framed) and {whole(count - 1)} augmented views of each: what the network is asked to map to "
         "one place. If a view no longer shows what makes the image what it is, the augmentation is too strong. "

@@ -81,11 +81,13 @@ class RunData:
 
     @property
     def status(self) -> str | None:
-        """The verdict's status, else the health on the last monitor line, else None."""
+        """The verdict's status, else the health on the last monitor line after training began, else None."""
         if self.evaluation is not None and self.evaluation.verdict is not None:
             return self.evaluation.verdict.status
-        health = self.metrics.monitors.health
-        return health[-1] if health and health[-1] else None
+        monitors = self.metrics.monitors
+        if not len(monitors) or monitors.table.last("step") == 0:
+            return None
+        return monitors.health[-1] or None
 
 
 def read_run(path: Path, label: str | None = None) -> RunData:

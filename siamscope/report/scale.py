@@ -34,9 +34,13 @@ class Scale:
             return np.clip(values, -_LARGEST, _LARGEST)
         return np.log10(np.maximum(values, np.finfo(np.float64).tiny))
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """Round values inside the axis with their labels."""
-        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+    def ticks(self, target: int = 4, counts: bool = False) -> list[tuple[float, str]]:
+        """About `target` round values inside the axis with their labels; `counts`: whole numbers only."""
+        return (
+            log_ticks(self.low, self.high)
+            if self.log
+            else linear_ticks(self.low, self.high, target, 1.0 if counts else 0.0)
+        )
 
 
 def limits(
@@ -48,7 +52,7 @@ def limits(
     """
     finite = values[np.isfinite(values)]
     if log:
-        finite = finite[finite > 0]
+        finite = finite[finite > 1 / _LARGEST]
     if not len(finite):
         return (1e-3, 1.0) if log else (0.0, 1.0)
     bottom = float(np.clip(finite.min(), -_LARGEST, _LARGEST)) if low is None else low
@@ -62,9 +66,12 @@ def limits(
     return (bottom - air if low is None else low, top + air if high is None else max(top, bottom + air))
 
 
-def linear_ticks(low: float, high: float, target: int = 4) -> list[tuple[float, str]]:
-    """About `target` multiples of 1, 2, 2.5 or 5 times a power of ten in [low, high], labelled to one precision."""
-    raw = (high - low) / target
+def linear_ticks(low: float, high: float, target: int = 4, least: float = 0.0) -> list[tuple[float, str]]:
+    """About `target` multiples of 1, 2, 2.5 or 5 times a power of ten in [low, high], labelled to one precision.
+
+    `least` is the smallest step between two of them.
+    """
+    raw = max((high - low) / target, least)
     power = math.floor(math.log10(raw))
     step = next(factor for factor in _ROUND_STEPS if factor * 10.0**power >= raw * 0.999) * 10.0**power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

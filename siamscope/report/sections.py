@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from siamscope.report.markup import DASH, Html, join, name, number, percent, points, shorten, tag, whole
+from siamscope.report.markup import DASH, PERCENT, Html, join, name, number, percent, points, shorten, tag, whole
 from siamscope.report.parts import best, figure, flatten, folded, items, paragraph, raw_text, setting, settings, table
 from siamscope.report.read import ENCODERS, Evaluation, Probe, RunData
 from siamscope.report.svg import Bar, bars
@@ -49,7 +49,7 @@ def verdict(run: RunData) -> Html:
     judged = run.evaluation.verdict if run.evaluation else None
     words: list[Html | None] = [paragraph(badge(run.status), class_="status")]
     if judged is None:
-        words.append(paragraph(_why_no_verdict(run)))
+        words.append(_why_no_verdict(run))
     else:
         words.append(items(judged.reasons) if judged.reasons else None)
         words += [tag("h3", "What to try"), items(judged.advice)] if judged.advice else []
@@ -57,15 +57,16 @@ def verdict(run: RunData) -> Html:
     return join(box, _label_free(run), notes(run))
 
 
-def _why_no_verdict(run: RunData) -> str:
+def _why_no_verdict(run: RunData) -> Html:
     monitors = run.metrics.monitors
     if not len(monitors):
-        return "This run has not been evaluated and recorded no monitors, so nothing can be said about its health."
-    step = whole(monitors.table.last("step"))
-    return (
-        f"This run has not been evaluated. The status above is the last monitor’s, at step {step}; "
-        "`siamscope evaluate` gives the final verdict."
-    )
+        said = "It recorded no monitors either, so nothing can be said about its health."
+    elif run.status is None:
+        said = "Only the untrained network was monitored, so nothing can be said about its health."
+    else:
+        said = f"The status above is the last monitor’s, at step {whole(monitors.table.last('step'))}."
+    command = tag("code", "siamscope evaluate")
+    return paragraph("This run has not been evaluated. ", said, " The final verdict comes from ", command, ".")
 
 
 def _headline(run: RunData) -> Html | None:
@@ -95,7 +96,7 @@ def _headline(run: RunData) -> Html | None:
         "div",
         paragraph(tag("span", percent(trained), class_="big"), class_="headline"),
         paragraph(f"k-NN accuracy, k = {evaluation.headline_k}{split}", class_="what"),
-        paragraph("; ".join(gains), class_="gain") if gains else None,
+        *(paragraph(gain, class_="gain") for gain in gains),
         bars(rows, f"k-NN accuracy: {described}"),
         class_="figures",
     )
@@ -105,7 +106,7 @@ _LABEL_FREE = (
     ("embedding_std", "embedding std × √d", "1 is an even spread, 0 collapse"),
     ("effective_rank", "effective rank", ""),
     ("auc", "AUC", "0.5 is a flat spectrum, 1 collapse"),
-    ("positive_similarity", "similarity of positives", "cosine of two views"),
+    ("positive_similarity", "similarity of positives", "mean cosine of two views of an image"),
 )
 
 
@@ -120,13 +121,14 @@ def _label_free(run: RunData) -> Html | None:
             continue
         dimension = len(monitors.embeddings[-1])
         about = f"of {dimension} dimensions" if field == "effective_rank" and dimension else meaning
-        first = f"step {whole(monitors.table.first('step'))}: {number(monitors.table.first(field))}"
+        first = f"{number(monitors.table.first(field))} at step {whole(monitors.table.first('step'))}"
+        before = tag("span", first) if len(monitors) > 1 else None
         tiles.append(
             tag(
                 "div",
                 tag("dt", title),
-                tag("dd", tag("b", number(monitors.table.last(field))), " ", tag("span", about)),
-                tag("dd", first, class_="before"),
+                tag("dd", tag("b", number(monitors.table.last(field))), " ", before),
+                tag("dd", about, class_="before") if about else None,
             )
         )
     step = whole(monitors.table.last("step"))
@@ -195,7 +197,7 @@ def interval(probe: Probe) -> str:
     """The bootstrap interval of top-1, as in [56.0, 60.2] %."""
     if not (math.isfinite(probe.low) and math.isfinite(probe.high)):
         return DASH
-    return f"[{100 * probe.low:.1f}, {100 * probe.high:.1f}]\u00a0%"
+    return f"[{100 * probe.low:.1f}, {100 * probe.high:.1f}]{PERCENT}"
 
 
 def _probe_bars(evaluation: Evaluation) -> Html | None:
@@ -241,7 +243,7 @@ def _how(evaluation: Evaluation) -> str:
         parts.append(f"{evaluation.split} split")
     if math.isfinite(evaluation.n_bank):
         parts.append(f"{whole(evaluation.n_bank)} images in the bank")
-    parts += [f"{key}: {number(value)} s" for key, value in evaluation.seconds.items() if math.isfinite(value)]
+    parts += [f"{key} {number(value)}\u00a0s" for key, value in evaluation.seconds.items() if math.isfinite(value)]
     return f"Measured on: {'; '.join(parts)}." if parts else ""
 
 

@@ -63,18 +63,23 @@ background:var(--tone-bg);border-left:4px solid var(--tone);border-radius:3px}
 .verdict .words>*+*{margin-top:.7rem}
 .verdict ul{padding-left:1.1rem}
 .verdict li+li{margin-top:.3rem}
+.judged{display:grid;gap:.9rem 2rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));
+list-style:none;padding:0}
+.judged>li{border-left:4px solid var(--tone);background:var(--tone-bg);border-radius:3px;padding:.7rem 1rem;
+max-width:none}
+.judged ul{list-style:disc;padding-left:1.1rem;font-size:.9rem;margin-top:.3rem}.judged h3{margin-bottom:.1rem}
 .badge{color:var(--tone);font-weight:650;white-space:nowrap;display:inline-flex;align-items:center;gap:.4em}
 .status .badge{font-size:1.4rem;line-height:1.2;white-space:normal}
 .icon{width:1.05em;height:1.05em;flex:none}.icon .shape{fill:var(--tone)}
 .icon .sign{fill:none;stroke:var(--page);stroke-width:2.4;stroke-linecap:round;stroke-linejoin:round}
 .big{font-size:2.7rem;line-height:1;font-weight:650;letter-spacing:-.03em;font-variant-numeric:tabular-nums}
-.what{font-size:.9rem;color:var(--soft);margin-top:.3rem}.gain{font-size:.9rem;margin-bottom:.6rem}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,13.5rem),1fr));gap:.8rem 1.5rem;
+.what{font-size:.9rem;color:var(--soft);margin-top:.3rem}.gain{font-size:.9rem}.figures .chart{margin-top:.7rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,9.5rem),1fr));gap:.8rem 1.5rem;
 margin-top:.5rem!important}
 .tiles>div{border-top:1px solid var(--rule);padding-top:.5rem}
 .tiles dt{font-size:.85rem;color:var(--soft)}
 .tiles b{font-size:1.35rem;font-weight:650;font-variant-numeric:tabular-nums}
-.tiles dd span,.before{font-size:.82rem;color:var(--soft)}
+.tiles dd span,.before{font-size:.82rem;color:var(--soft)}.tiles dd span{white-space:nowrap;display:inline-block}
 .notes{background:var(--panel);border-radius:3px;padding:.9rem 1.2rem;font-size:.9rem}.notes ul{padding-left:1.1rem;
 margin-top:.3rem}
 """
@@ -83,7 +88,7 @@ _CHARTS = """
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:1.6rem 1.8rem}
 .panels.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))}
 .panel{display:flex;flex-direction:column;min-width:0;max-width:600px}
-.panel .legend{margin:.1rem 0 .2rem}.panel .chart{margin-top:auto}
+.panel .legend{margin:.2rem 0 0 2.9rem}.wide .panel .legend{margin-left:0}
 .panel-title{font-size:.9rem;margin-bottom:.2rem}
 .chart{display:block;width:100%;height:auto;overflow:visible;font-size:11px}
 .chart text{fill:var(--soft);font-variant-numeric:tabular-nums}.chart .value{fill:var(--ink);font-weight:600;
@@ -93,9 +98,9 @@ font-size:12px}
 .chart.map{max-width:620px}.chart.bars{max-width:440px}
 .map text,.map .label{font-size:12px}
 @media(max-width:520px){.chart,.wide .chart,.chart .label,.wide .chart .label{font-size:12px}.map text,
-.map .label{font-size:14px}}
+.map .label{font-size:14px}.chart.bars text,.chart.bars .label,.chart .value{font-size:14px}}
 .grid{stroke:var(--rule);stroke-width:1}.axis{stroke:var(--soft);stroke-width:1;fill:none}
-.rule{stroke:var(--soft);stroke-dasharray:2 3}.event{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 3}
+.event{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 3}
 .plot{fill:none;stroke:var(--rule)}.whisker{stroke:var(--ink);stroke-width:1.3;fill:none}.track{fill:var(--track)}
 .line{fill:none;stroke:var(--c);stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}
 .line.strong{stroke-width:2.6}
@@ -105,7 +110,10 @@ font-size:12px}
 .legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.85rem;color:var(--ink)}
 figure>.legend{margin:.5rem 0 .8rem}
 .legend li{display:inline-flex;align-items:center;gap:.4em;max-width:100%}
-.swatch{height:12px;width:22px;flex:none}.swatch .mark{fill:var(--c)}.swatch:has(.mark){width:16px}
+.swatch{height:12px;width:22px;flex:none}.swatch .mark{fill:var(--c)}.swatch:has(.mark){width:20px;height:15px}
+@media(min-width:760px){.mapped{display:grid;grid-template-columns:minmax(0,620px) 1fr;gap:0 2rem;align-items:start}
+.mapped>.legend{flex-direction:column;margin:0}.mapped>.legend.many{flex-direction:row}
+.mapped>figcaption{grid-column:1/-1}}
 """ + "".join(f".{name}{{--c:var(--{name})}}" for name in [f"{k}{i}" for k in "cr" for i in range(8)] + ["quiet"])
 
 _PICTURES = """
@@ -121,33 +129,36 @@ img{display:block;height:auto;border-radius:2px;background:var(--track)}
 .found li{min-width:0;max-width:5rem}
 .under{font-size:.78rem;color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap}
 .same{color:var(--good);font-weight:700}.other{color:var(--bad);font-weight:700}
-.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(16.5rem,max-content));gap:1rem 2.2rem}
-.views{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center}.views img{width:4.6rem}
-.views .query{margin-right:.5rem}
+.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,27rem),1fr));gap:1rem 2.2rem}
+.views{display:grid;grid-template-columns:repeat(var(--n),minmax(0,4.6rem));gap:.5rem;align-items:center}
+.views img{width:100%}
 """
 
 _TABLES = """
 .scroll{overflow-x:auto;max-width:100%;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;font-size:.875rem;color:var(--soft);padding-bottom:.4rem}
+caption,.caption{text-align:left;font-size:.875rem;color:var(--soft);padding-bottom:.4rem}
 .data th,.data td{padding:.35rem .9rem .35rem 0;text-align:right;vertical-align:top;border-bottom:1px solid var(--rule)}
 .data{overflow-wrap:normal}.data th,.data td{white-space:nowrap}
-.data th:first-child,.data .words{text-align:left;white-space:normal}
+.data th:first-child,.data .words{text-align:left;white-space:normal}.events th:last-child{text-align:left}
 .data th:first-child{min-width:7.5rem;max-width:24rem;overflow-wrap:anywhere}
 .data .words{min-width:14rem;max-width:40rem;overflow-wrap:anywhere}
-.data td:has(.badge){text-align:left}.data code{white-space:normal;overflow-wrap:anywhere}
+.data code{white-space:normal;overflow-wrap:break-word}
+.data thead th{white-space:normal;overflow-wrap:normal;max-width:8rem}.differences thead th{max-width:12rem}
+.differences td{text-align:left}.differences thead th{text-align:left}
 thead th{font-weight:600;color:var(--soft);font-size:.85rem;border-bottom:1.5px solid var(--soft)!important;
 vertical-align:bottom!important}
 tbody th{font-weight:500}
+.data tbody th,.data thead th:first-child{position:sticky;left:0;background:var(--page)}
 .best strong{font-weight:700;border-bottom:2px solid var(--c0)}
 .groups{columns:20rem 3;column-gap:2.2rem}
 .settings{width:100%;margin-bottom:1.3rem;break-inside:avoid}
 .settings caption{font-weight:650;color:var(--ink);font-size:.95rem;padding-bottom:.25rem}
 .settings th,.settings td{padding:.22rem 0;text-align:left;vertical-align:top;border-top:1px solid var(--rule)}
 .settings th{font-weight:400;color:var(--soft);padding-right:1rem;width:44%}
-.settings td{overflow-wrap:anywhere}
+.settings td{overflow-wrap:anywhere}section>.settings th{width:12rem}
 .duo{display:grid;gap:1rem 2.5rem;align-items:center;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr))}
-.duo>*{min-width:0}.duo caption{display:none}
+.duo>*{min-width:0}.duo .caption{display:none}
 summary{cursor:pointer;color:var(--link);font-size:.95rem}details[open]>summary{margin-bottom:.7rem}
 pre{background:var(--panel);padding:.9rem 1.1rem;border-radius:3px;overflow-x:auto;max-height:36rem;margin:0;
 overflow-wrap:normal}
@@ -162,8 +173,11 @@ section{margin-top:1.6rem}h2,h3,.panel-title,caption,summary{break-after:avoid}
 figure .panel,.verdict,.card,.views,tr,.duo,.map,.tiles>div,.notes{break-inside:avoid}
 .verdict:has(.figures){grid-template-columns:1.25fr 1fr}
 .panels{grid-template-columns:repeat(3,1fr);gap:1rem}.panels.wide{grid-template-columns:repeat(2,1fr)}
-.cards{grid-template-columns:repeat(2,1fr)}.groups{columns:3}
-.chart.map{max-width:11cm}
+.cards,.pairs{grid-template-columns:repeat(2,1fr)}.groups{columns:3}.card{grid-template-columns:1.6cm 1fr}
+.card .query img{width:1.5cm}.found{grid-template-columns:repeat(auto-fill,minmax(.95cm,1fr));gap:.15cm}
+.views{padding:4px}
+.data tbody th,.data thead th:first-child{position:static}
+.chart.map{max-width:11cm}.panels:not(.wide) .chart,.panels:not(.wide) .label{font-size:14px}
 .scroll{overflow:visible}.data th,.data td{padding-right:.5rem;white-space:normal}.data{font-size:8pt}
 pre{max-height:none;white-space:pre-wrap;overflow:visible}
 details.print::details-content{content-visibility:visible;block-size:auto;display:block}

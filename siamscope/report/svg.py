@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siamscope.report.markup import Html, join, number, tag
+from siamscope.report.markup import Html, join, number, tag, whole
 from siamscope.report.metrics import FloatArray
-from siamscope.report.scale import Scale, limits, thin
+from siamscope.report.scale import Scale, Thinned, limits, thin
 
 DASHES = (None, "6 3", "2 3", "8 3 2 3")
 COLOURS = 8
@@ -39,12 +39,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its label with the unit, fixed ends (None: from the data), logarithmic or not."""
+    """An axis: its label with the unit, fixed ends (None: from the data), logarithmic, or with whole numbers only."""
 
     label: str
     low: float | None = None
     high: float | None = None
     log: bool = False
+    counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,29 +60,23 @@ class Bar:
     high: float = float("nan")
 
 
-def line_chart(
-    series: Sequence[Series], x: Axis, y: Axis, *, rule: float | None = None, marks: Sequence[float] = ()
-) -> Html:
-    """A line chart; series longer than 200 points are drawn as bin means inside the band of their extremes.
+def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, marks: Sequence[float] = (), band: bool = True) -> Html:
+    """A line chart; series longer than 200 points are drawn as bin means, with `band` inside the range of their bins.
 
-    `rule` is a horizontal reference value, `marks` are x positions of events. The description for screen readers
-    tells each series' first and last value.
+    `marks` are x positions of events. The description for screen readers tells each series' first and last value.
     """
     thinned = [thin(one.x, one.y) for one in series]
     x_values = np.concatenate([one.x for one in series]) if series else np.empty(0)
-    y_values = np.concatenate([one.y for one in thinned] + ([np.array([rule])] if rule is not None else []))
+    y_values = np.concatenate([_span(one) if band else one.y for one in thinned]) if series else np.empty(0)
     across = Scale(*limits(x_values, x.low, x.high), _LEFT, _WIDTH - _RIGHT)
     up = Scale(*limits(y_values, y.low, y.high, y.log), _HEIGHT - _BOTTOM, _TOP, y.log)
-    drawn: list[Html] = [_frame(across, up, x.label)]
-    if rule is not None:
-        height = _xy(float(up(np.array([rule]))[0]))
-        drawn.append(tag("path", d=f"M{_LEFT} {height}H{_WIDTH - _RIGHT}", class_="rule"))
+    drawn: list[Html] = [_frame(across, up, x)]
     for mark in marks:
         if across.low <= mark <= across.high:
             place = _xy(float(across(np.array([mark]))[0]))
             drawn.append(tag("path", d=f"M{place} {_TOP}V{_HEIGHT - _BOTTOM}", class_="event"))
     for one, points in zip(series, thinned, strict=True):
-        if len(points.x) < len(one.x):
+        if band and len(points.x) < len(one.x):
             drawn.append(_band(across(points.x), up(points.low), up(points.high), one.colour))
         drawn.append(_line(across(points.x), up(points.y), one))
         drawn.append(_dots(one, across, up, x.label))
@@ -95,15 +90,23 @@ def line_chart(
     )
 
 
-def _frame(across: Scale, up: Scale, x_label: str) -> Html:
+def _span(points: Thinned) -> FloatArray:
+    """The values an axis must hold: all means, and the bins' extremes but for the outermost 2 % (spikes are cut)."""
+    low, high = (np.clip(side[np.isfinite(side)], -1e300, 1e300) for side in (points.low, points.high))
+    if not len(low):
+        return np.empty(0)
+    return np.concatenate([points.y, np.quantile(low, [0.02]), np.quantile(high, [0.98])])
+
+
+def _frame(across: Scale, up: Scale, x: Axis) -> Html:
     """Grid lines, tick labels, the base line and the label of the x axis."""
     parts: list[Html] = []
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    for value, label in up.ticks():
+    for value, label in up.ticks(5):
         height = float(up(np.array([value]))[0])
         parts.append(tag("path", d=f"M{_LEFT} {_xy(height)}H{right}", class_="grid"))
         parts.append(tag("text", label, x=_LEFT - 6, y=_xy(height + 4), text_anchor="end"))
-    for value, label in across.ticks():
+    for value, label in across.ticks(4, x.counts):
         place = float(across(np.array([value]))[0])
         anchor = "end" if place > right - 14 and len(label) > 3 else "middle"
         parts.append(tag("path", d=f"M{_xy(place)} {bottom}v4", class_="axis"))
@@ -111,7 +114,7 @@ def _frame(across: Scale, up: Scale, x_label: str) -> Html:
             tag("text", label, x=_xy(place if anchor == "middle" else right + 8), y=bottom + 16, text_anchor=anchor)
         )
     parts.append(tag("path", d=f"M{_LEFT} {bottom}H{right}", class_="axis"))
-    parts.append(tag("text", x_label, x=(_LEFT + right) / 2, y=_HEIGHT - 4, text_anchor="middle", class_="label"))
+    parts.append(tag("text", x.label, x=(_LEFT + right) / 2, y=_HEIGHT - 4, text_anchor="middle", class_="label"))
     return tag("g", *parts)
 
 
@@ -146,7 +149,7 @@ def _dots(one: Series, across: Scale, up: Scale, x_label: str) -> Html:
     dots = [
         tag(
             "circle",
-            tag("title", f"{one.label}, {x_label} {number(x, 6)}: {number(y, 4)}"),
+            tag("title", f"{one.label}, {x_label} {number(x, 3) if x % 1 else whole(x)}: {number(y, 4)}"),
             cx=_xy(px),
             cy=_xy(py),
             r=2.6,

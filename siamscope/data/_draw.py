@@ -1,8 +1,9 @@
 """Signed distances of the outlines and ink patterns of the textures that `shapes` draws. Numpy only.
 
-Every outline is a function of the coordinates (x, y) in the shape's own frame, in units of its radius, y downwards; it returns a signed distance
-(negative inside), exact or a lower bound near the edge, which is all that anti-aliasing needs. Every texture is a function of the same frame in
-radians of the pattern and returns a smooth field whose positive part is inked.
+An outline is a function of the coordinates (x, y) in the shape's own frame, in units of its radius, y downwards. It
+returns a signed distance (negative inside) that is right near the edge, which is all that anti-aliasing needs.
+A texture is a function of the same frame in radians of the pattern. It returns a smooth field, positive where there is
+ink.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def _cross(x: Floats, y: Floats) -> Floats:
 
 
 def _star(x: Floats, y: Floats) -> Floats:
-    """The pentagram: a point lies inside when at most one of the five lines leaves it outside, so the second largest distance decides."""
+    """Pentagram: a point is inside when at most one of the five lines leaves it out: the second largest decides."""
     largest = second = np.full_like(x, -np.inf)
     for k in range(5):
         angle = 2 * np.pi * k / 5 + np.pi / 2
@@ -55,14 +56,17 @@ def _heart(x: Floats, y: Floats) -> Floats:
     root = np.float32(0.70710678)
     diamond = (x + np.abs(y)) * root - half
     dx, dy = x - half * root, y + half * root
-    return np.minimum(diamond, np.sqrt(dx * dx + dy * dy) - half)
+    distance: Floats = np.minimum(diamond, np.sqrt(dx * dx + dy * dy) - half)
+    return distance
 
 
 def _crescent(x: Floats, y: Floats) -> Floats:
     x = x - np.float32(0.15)
     dx = x - np.float32(0.62)
     squared = y * y
-    return np.maximum(np.sqrt(x * x + squared) - np.float32(1.0), np.float32(0.72) - np.sqrt(dx * dx + squared))
+    outer, inner = np.sqrt(x * x + squared), np.sqrt(dx * dx + squared)
+    distance: Floats = np.maximum(outer - np.float32(1.0), np.float32(0.72) - inner)
+    return distance
 
 
 def _plain(a: Floats, b: Floats) -> Floats:
@@ -75,26 +79,41 @@ def _stripes(a: Floats, b: Floats) -> Floats:
 
 def _checks(a: Floats, b: Floats) -> Floats:
     half = np.float32(0.7)
-    return np.sin(a * half) * np.sin(b * half) * np.float32(1.4)
+    field: Floats = np.sin(a * half) * np.sin(b * half) * np.float32(1.4)
+    return field
 
 
 def _dots(a: Floats, b: Floats) -> Floats:
     return np.cos(a) + np.cos(b) - np.float32(0.55)
 
 
+def _zigzag(a: Floats, b: Floats) -> Floats:
+    """Stripes along b that a triangle wave of half a period's amplitude bends."""
+    wave = np.arcsin(np.sin(a * np.float32(0.75)))
+    field: Floats = np.sin(b + wave * np.float32(1.6))
+    return field
+
+
+def _grid(a: Floats, b: Floats) -> Floats:
+    field: Floats = np.maximum(np.sin(a), np.sin(b)) - np.float32(0.45)
+    return field
+
+
 def _ripples(a: Floats, b: Floats) -> Floats:
     return np.cos(np.sqrt(a * a + b * b))
 
 
+# The order makes the classes: class k has outline k % 8 and texture k % 7. Where two of the first ten share a texture
+# (plain, stripes, checks), their outlines differ in area too, which a small network learns sooner than form alone.
 SHAPES: dict[str, Field] = {
     "disc": _disc,
+    "star": _star,
     "square": _square,
     "triangle": _triangle,
-    "cross": _cross,
-    "star": _star,
-    "ring": _ring,
     "heart": _heart,
+    "cross": _cross,
     "crescent": _crescent,
+    "ring": _ring,
 }
 TEXTURES: dict[str, Field] = {
     "plain": _plain,
@@ -102,6 +121,8 @@ TEXTURES: dict[str, Field] = {
     "checks": _checks,
     "dots": _dots,
     "ripples": _ripples,
+    "zigzag": _zigzag,
+    "grid": _grid,
 }
-# stripes and dots start at a random phase; ripples are centred on the shape
-PHASED = {"stripes", "checks", "dots"}
+CENTRED = {"ripples"}  # the other patterns start at a random phase
+PHASED = set(TEXTURES) - CENTRED

@@ -38,22 +38,15 @@ class RunDir:
         self.rejected = self.path / "rejected.jsonl"
         self.report = self.path / "report.html"
 
-    @classmethod
-    def create(cls, path: str | Path, recipe: Recipe, overwrite: bool = False) -> RunDir:
-        """A new run directory with its recipe.
+    def check_free(self, overwrite: bool = False) -> None:
+        """Whether a new run may be made here.
 
         Raises:
-            RunError: it exists and holds something (unless it is a run and `overwrite`), or cannot be written.
+            RunError: the path holds something (unless it is a run and `overwrite`).
         """
-        run = cls(path)
-        with _explained(run.path):
-            if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-                run._clear(overwrite)
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_text(run.recipe_file, recipes.to_toml(recipe))
-        return run
-
-    def _clear(self, overwrite: bool) -> None:
+        with _explained(self.path):
+            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                return
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give another --out")
         if not self.recipe_file.is_file():
@@ -63,10 +56,26 @@ class RunDir:
                 f"{self.path} holds a run already; continue it with 'siamscope resume {self.path}', "
                 "give another --out, or replace it with --overwrite"
             )
+
+    @contextlib.contextmanager
+    def created(self, recipe: Recipe, overwrite: bool = False) -> Iterator[None]:
+        """Make the directory with its recipe, a former run removed, and hold its lock.
+
+        Raises:
+            RunError: as `check_free`; another process holds it; it cannot be written.
+        """
+        with _explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         with self.lock():
-            for item in self.path.iterdir():
-                if item.name != ".lock":
+            with _explained(self.path):
+                others = [item for item in self.path.iterdir() if item.name != ".lock"]
+                if others:
+                    self.check_free(overwrite)
+                for item in others:
                     shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+                self.checkpoints.mkdir()
+            write_text(self.recipe_file, recipes.to_toml(recipe))
+            yield
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:

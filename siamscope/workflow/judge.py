@@ -28,6 +28,7 @@ from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 
 KS = (1, 5, 20, 200)
+PROBED_PIXELS = 768  # a linear probe on all pixels costs much and gains little
 MAP_POINTS, QUERIES, NEIGHBOURS, PAIRS = 2000, 8, 6, 6
 
 
@@ -133,13 +134,16 @@ def figures(
         found = knn(x, bank.labels, q, queries.labels, ks=KS, temperature=config.temperature)
         out["knn"][name] = {str(k): accuracy for k, accuracy in found.accuracy.items()}
         if config.probe:
+            if name == "raw_pixels":
+                features = partial(_pixels, most=PROBED_PIXELS)
+                x, q = features(bank), features(queries)
             out["probe"][name] = _probe(x, bank.labels, features(chooser), chooser.labels, q, queries.labels, seed)
         out["seconds"][name] = round(time.monotonic() - started, 2)
     return out
 
 
-def _pixels(part: Split) -> Tensor:
-    return torch.as_tensor(raw_pixels(part.read(np.arange(len(part), dtype=np.int64))))
+def _pixels(part: Split, most: int | None = None) -> Tensor:
+    return raw_pixels(part.read(np.arange(len(part), dtype=np.int64)), max_features=most)
 
 
 def _probe(x: Tensor, y: Any, val_x: Tensor, val_y: Any, test_x: Tensor, test_y: Any, seed: int) -> dict[str, Any]:

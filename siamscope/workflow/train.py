@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,6 +15,7 @@ from siamscope import networks
 from siamscope import recipe as recipes
 from siamscope.data import Dataset, Loader, channel_stats
 from siamscope.data.order import IidOrder
+from siamscope.networks.backbone import Backbone
 from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, RunError, write_text
 from siamscope.training import checkpoint
@@ -27,10 +27,13 @@ from siamscope.training.build import (
     choose_precision,
     view_size,
 )
+from siamscope.training.checkpoint import Checkpoint
 from siamscope.training.distributed import World, world
 from siamscope.training.loop import Loop, Outcome
+from siamscope.training.monitor import Monitor
 from siamscope.training.precision import Precision
 from siamscope.training.progress import Reporter, Silent
+from siamscope.training.step import Trainer
 from siamscope.workflow import environment
 from siamscope.workflow.judge import judge
 from siamscope.workflow.opening import opened
@@ -60,10 +63,14 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
     with ExitStack() as stack:
         here = stack.enter_context(world(recipe.train.device))
         reporter = (reporter or Silent()) if here.first else Silent()
-        run = RunDir.create(out, recipe, overwrite) if here.first else RunDir(out)
+        run = RunDir(out)
         if here.first:
-            stack.enter_context(run.lock())
-        return _run(run, recipe, here, reporter, resumed=False)
+            run.check_free(overwrite)
+        prepared = _prepare(recipe, here, reporter)
+        if here.first:  # only now, so that data or names that cannot be used leave nothing behind
+            stack.enter_context(run.created(prepared.recipe, overwrite))
+            _write_start(run, prepared, here)
+        return _run(run, prepared, here, reporter)
 
 
 def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> Finished:
@@ -80,75 +87,84 @@ def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | 
         reporter = (reporter or Silent()) if here.first else Silent()
         if here.first:
             stack.enter_context(run.lock())
-        return _run(run, recipe, here, reporter, resumed=True)
+        prepared = _prepare(recipe, here, reporter)
+        _same_data(run, prepared.dataset)
+        _restore(prepared, run, reporter)
+        return _run(run, prepared, here, reporter)
 
 
-def _run(run: RunDir, recipe: Recipe, here: World, reporter: Reporter, resumed: bool) -> Finished:
+@dataclass
+class Prepared:
+    """A run before its first step (or the next one, when it is resumed)."""
+
+    recipe: Recipe
+    dataset: Dataset
+    norm: Normalisation
+    trainer: Trainer
+    monitor: Monitor
+    steps_per_epoch: int
+    timings: dict[str, float]
+    start: Checkpoint | None = None
+
+
+def _prepare(recipe: Recipe, here: World, reporter: Reporter) -> Prepared:
+    """Open the data, decide the number format, build everything; writes nothing but the cache of decoded images."""
     _configure(recipe)
     dataset = _shared_dataset(recipe, here, reporter)
-    if resumed:
-        _same_data(run, dataset)
     recipe = replace(recipe, data=replace(dataset.config, cache_dir=recipe.data.cache_dir))
     norm = normalisation(dataset)
     channels = dataset.train.channels
-    order = IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed)
-    recipe, timings = _resolve(recipe, channels, here, resumed)
-    if here.first and not resumed:
-        write_text(run.recipe_file, recipes.to_toml(recipe))
-        _write_start(run, recipe, dataset, here, timings)
+    IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed)  # refuses a batch larger than the data
+    recipe, timings = _resolve(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
     trainer, per_epoch = build_trainer(recipe, channels, len(dataset.train), norm, here, precision)
-    loop = Loop(
-        trainer=trainer,
-        monitor=build_monitor(recipe, dataset.train, dataset.val, norm, here, precision),
-        run=run,
-        reporter=reporter,
-        steps_per_epoch=per_epoch,
-    )
-    if resumed:
-        _restore(loop, run, recipe, reporter)
+    monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
+    return Prepared(recipe, dataset, norm, trainer, monitor, per_epoch, timings)
+
+
+def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Finished:
+    dataset, start, config = prepared.dataset, prepared.start, prepared.recipe.train
+    loop = Loop(prepared.trainer, prepared.monitor, run, reporter, prepared.steps_per_epoch)
+    if start:
+        loop.start, loop.best, loop.reference = start.step, start.best, start.reference
+    order = IidOrder(len(dataset.train), config.batch_size, config.seed)
     with Loader(
         dataset.train, order, rank=here.rank, world=here.size, device=here.device,
         device_resident=not dataset.streams,
     ) as loader:  # fmt: skip
         try:
-            outcome = loop.fit(images for images, _ in loader.batches(loop.start, trainer.steps))
+            outcome = loop.fit(images for images, _ in loader.batches(loop.start, prepared.trainer.steps))
         finally:
             reporter.close()
-    return _finish(run, recipe, loop, outcome, dataset, norm, here, reporter)
+    return _finish(run, prepared, outcome, here, reporter)
 
 
-def _finish(
-    run: RunDir, recipe: Recipe, loop: Loop, outcome: Outcome, dataset: Dataset, norm: Normalisation, here: World,
-    reporter: Reporter,
-) -> Finished:  # fmt: skip
+def _finish(run: RunDir, prepared: Prepared, outcome: Outcome, here: World, reporter: Reporter) -> Finished:
     evaluation = None
     if here.first and outcome.signal is None:
-        model = loop.trainer.model
-        export(run, recipe, model.online.backbone, dataset, norm)
+        model = prepared.trainer.model
+        export(run, prepared)
         reporter.say("judging the encoder")
-        evaluation = judge(run, recipe, model, dataset, norm, loop.trainer.precision)
+        evaluation = judge(run, prepared.recipe, model, prepared.dataset, prepared.norm, prepared.trainer.precision)
         known = json.loads(run.environment.read_text(encoding="utf-8"))
         run.write_json(run.environment, known | {"finished": environment.now()})
     here.barrier()
     return Finished(run, outcome.step, outcome.signal, evaluation, here.first)
 
 
-def export(run: RunDir, recipe: Recipe, backbone: Any, dataset: Dataset, norm: Normalisation) -> None:
+def export(run: RunDir, prepared: Prepared) -> None:
     """Write encoder.safetensors and encoder.json."""
-    networks.save_encoder(
-        run.path,
-        backbone,
-        {
-            "input_size": view_size(recipe),
-            "mean": list(norm.mean),
-            "std": list(norm.std),
-            "method": recipe.method.name,
-            "data": dataset.name,
-            "recipe": recipes.digest(recipe),
-            "licence": "",
-        },
-    )
+    recipe, norm = prepared.recipe, prepared.norm
+    about = {
+        "input_size": view_size(recipe),
+        "mean": list(norm.mean),
+        "std": list(norm.std),
+        "method": recipe.method.name,
+        "data": prepared.dataset.name,
+        "recipe": recipes.digest(recipe),
+        "licence": "",
+    }
+    networks.save_encoder(run.path, cast("Backbone", prepared.trainer.model.online.backbone), about)
 
 
 def _shared_dataset(recipe: Recipe, here: World, reporter: Reporter) -> Dataset:
@@ -181,10 +197,10 @@ def _configure(recipe: Recipe) -> None:
     torch.use_deterministic_algorithms(recipe.train.deterministic)
 
 
-def _resolve(recipe: Recipe, channels: int, here: World, resumed: bool) -> tuple[Recipe, dict[str, float]]:
+def _resolve(recipe: Recipe, channels: int, here: World) -> tuple[Recipe, dict[str, float]]:
     """The recipe with number format and layout decided, so that a resumed run computes in the same."""
     decided = recipe.train.precision != "auto" and recipe.train.channels_last != "auto"
-    if decided or resumed:
+    if decided:
         return recipe, {}
     precision, timings = choose_precision(
         recipe, build_model(recipe, channels, World(device=here.device)), channels, here
@@ -197,11 +213,12 @@ def _resolve(recipe: Recipe, channels: int, here: World, resumed: bool) -> tuple
     return replace(recipe, train=chosen), timings
 
 
-def _write_start(run: RunDir, recipe: Recipe, dataset: Dataset, here: World, timings: dict[str, float]) -> None:
+def _write_start(run: RunDir, prepared: Prepared, here: World) -> None:
+    dataset, recipe = prepared.dataset, prepared.recipe
     about = environment.describe(here.device, here.size) | {
         "precision": recipe.train.precision,
         "channels_last": recipe.train.channels_last,
-        "precision_probe_seconds": timings,
+        "precision_probe_seconds": prepared.timings,
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "train_images": len(dataset.train),
@@ -215,19 +232,19 @@ def _write_start(run: RunDir, recipe: Recipe, dataset: Dataset, here: World, tim
         write_text(run.rejected, "\n".join(lines) + "\n")
 
 
-def _restore(loop: Loop, run: RunDir, recipe: Recipe, reporter: Reporter) -> None:
-    point, notes = checkpoint.load_latest(run, recipe)
+def _restore(prepared: Prepared, run: RunDir, reporter: Reporter) -> None:
+    """Put the run's last checkpoint into the trainer."""
+    point, notes = checkpoint.load_latest(run, prepared.recipe)
     for note in notes:
         reporter.say(f"{note}; falling back to the one before")
-    step = point.step if point else 0
-    if loop.trainer.world.first:
+    if prepared.trainer.world.first:
+        step = point.step if point else 0
         run.forget_after(step if point else -1)
-        run.append_metrics(
-            {"kind": "event", "step": step, "message": f"resumed after step {step}", "time": time.time()}
-        )
+        event = {"kind": "event", "step": step, "message": f"resumed after step {step}", "time": environment.now()}
+        run.append_metrics(event)
     if point is None:
         reporter.say("no checkpoint yet: starting again from step 0")
         return
-    loop.trainer.model.load_state_dict(point.model)
-    loop.trainer.optimizer.load_state_dict(point.optimizer)
-    loop.start, loop.best, loop.reference = step, point.best, point.reference
+    prepared.trainer.model.load_state_dict(point.model)
+    prepared.trainer.optimizer.load_state_dict(point.optimizer)
+    prepared.start = point

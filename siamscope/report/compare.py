@@ -3,6 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from siamscope.report.curves import field_values
 from siamscope.report.markup import DASH, PERCENT, Html, join, name, number, percent, shorten, tag, whole
 from siamscope.report.parts import best, flatten, folded, items, name_of, paragraph, table
 from siamscope.report.read import ENCODERS, RunData
@@ -33,22 +36,30 @@ def figures(runs: Sequence[RunData]) -> Html:
     return join(_accuracies(runs), _knn_by_k(runs), _measures(runs))
 
 
-def _marked(values: Sequence[float], texts: Sequence[str]) -> list[Html | str]:
+def _splits(runs: Sequence[RunData]) -> list[str]:
+    """The splits that the runs' figures were measured on, each once."""
+    measured = [run.evaluation for run in runs if run.evaluation and (run.evaluation.knn or run.evaluation.probe)]
+    return list(dict.fromkeys(one.split for one in measured))
+
+
+def _marked(values: Sequence[float], texts: Sequence[str], comparable: bool) -> list[Html | str]:
     """One column: the greatest value marked when there are at least two to compare."""
     known = [value for value in values if math.isfinite(value)]
-    top = max(known) if len(known) > 1 else math.nan
+    top = max(known) if len(known) > 1 and comparable else math.nan
     return [best(text) if value == top else text for value, text in zip(values, texts, strict=True)]
 
 
 def _accuracies(runs: Sequence[RunData]) -> Html | None:
     if not any(run.evaluation and (run.evaluation.knn or run.evaluation.probe) for run in runs):
         return paragraph("No accuracies: no run was evaluated with labels.", class_="absent")
+    splits = _splits(runs)
+    same = len(splits) == 1
     columns: list[list[Html | str]] = [[name(run.label) for run in runs], [_headline_k(run) for run in runs]]
     head = ["Run", "k"]
     for encoder in ENCODERS:
         values = [run.evaluation.headline(encoder) if run.evaluation else math.nan for run in runs]
         texts = [percent(value) for value in values]
-        columns.append(_marked(values, texts) if encoder == "trained" else list(texts))
+        columns.append(_marked(values, texts, same) if encoder == "trained" else list(texts))
         head.append(f"k-NN, {ENCODER_NAMES[encoder]}")
     for encoder in ENCODERS:
         probes = [run.evaluation.probe.get(encoder) if run.evaluation else None for run in runs]
@@ -58,14 +69,13 @@ def _accuracies(runs: Sequence[RunData]) -> Html | None:
         ]
         if encoder != "trained":
             texts = [percent(top) for top in tops]
-        columns.append(_marked(tops, texts) if encoder == "trained" else list(texts))
+        columns.append(_marked(tops, texts, same) if encoder == "trained" else list(texts))
         head.append(f"Probe, {ENCODER_NAMES[encoder]}")
-    splits = [run.evaluation.split for run in runs if run.evaluation and (run.evaluation.knn or run.evaluation.probe)]
-    if len(set(splits)) > 1:  # figures of different splits must not pass for comparable
+    if not same:  # figures of different splits must not pass for comparable
         columns.insert(1, [run.evaluation.split if run.evaluation else DASH for run in runs])
         head.insert(1, "Split")
-    where = f" ({splits[0]} split)" if len(set(splits)) == 1 and splits[0] else ""
-    caption = f"Accuracy of features beside their baselines{where}; the best trained encoder is marked"
+    where = f" ({splits[0]} split); the best trained encoder is marked" if same else "; the splits differ: none is best"
+    caption = f"Accuracy of features beside their baselines{where}"
     return table(head, list(zip(*columns, strict=True)), caption=caption)
 
 
@@ -82,7 +92,7 @@ def _knn_by_k(runs: Sequence[RunData]) -> Html | None:
     columns: list[list[Html | str]] = [[name(run.label) for run in runs]]
     for k in ks:
         values = [by_k.get(k, math.nan) for by_k in measured]
-        columns.append(_marked(values, [percent(value) for value in values]))
+        columns.append(_marked(values, [percent(value) for value in values], len(_splits(runs)) == 1))
     head = ["Run", *(f"k = {k}" for k in ks)]
     return table(head, list(zip(*columns, strict=True)), caption="k-NN accuracy of the trained encoder for each k")
 
@@ -95,8 +105,18 @@ _MEASURES = (
     ("positive_similarity", "Positive similarity", 3),
     ("feature_effective_rank", "Feature rank", 3),
     ("feature_auc", "Feature AUC", 3),
-    ("images_per_second", "Images/s", 4),
+    ("images_per_second", "Images/s, median", 4),
 )
+
+
+def _measure(run: RunData, field: str) -> float:
+    """The value at the last monitor, else at the last step; of the throughput the median over the steps."""
+    x, y = field_values(run.metrics, field)
+    known = y[np.isfinite(y)]
+    if field == "images_per_second":
+        return float(np.median(known)) if len(known) else math.nan
+    value = run.metrics.monitors.table.last(field)
+    return value if math.isfinite(value) or not len(x) else float(y[-1])
 
 
 def _measures(runs: Sequence[RunData]) -> Html | None:
@@ -105,8 +125,8 @@ def _measures(runs: Sequence[RunData]) -> Html | None:
     columns: list[list[Html | str]] = [[name(run.label) for run in runs]]
     columns.append([whole(run.metrics.monitors.table.last("step")) for run in runs])
     for field, _, digits in _MEASURES:
-        columns.append([number(run.metrics.monitors.table.last(field), digits) for run in runs])
-    dimensions = [len(run.metrics.monitors.embeddings[-1]) if len(run.metrics.monitors) else 0 for run in runs]
+        columns.append([number(_measure(run, field), digits) for run in runs])
+    dimensions = [run.metrics.monitors.embeddings[-1].dimension if len(run.metrics.monitors) else 0 for run in runs]
     columns.append([whole(dimension) if dimension else DASH for dimension in dimensions])
     head = ["Run", "Step", *(title for _, title, _ in _MEASURES), "d"]
     note = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siamscope.report.markup import Html, join, number, tag, whole
-from siamscope.report.metrics import FloatArray, Metrics
+from siamscope.report.metrics import FloatArray, Metrics, Spectrum
 from siamscope.report.parts import figure, folded, panel, paragraph, table
 from siamscope.report.read import RunData
 from siamscope.report.svg import COLOURS, DASHES, Axis, Series, key, legend, line_chart
@@ -75,6 +75,14 @@ def field_values(metrics: Metrics, name: str) -> tuple[FloatArray, FloatArray]:
     return source.get("step"), source.get(name)
 
 
+def _drawn(metrics: Metrics, curve: Curve, name: str) -> tuple[FloatArray, FloatArray]:
+    """Steps and values of a metric as its panel draws them."""
+    x, y = field_values(metrics, name)
+    if curve.log:  # before the first step there is no gradient, and a log axis has no place for its zero
+        y = np.where((x == 0) & (y == 0), np.nan, y)
+    return x, y * curve.factor
+
+
 def curves(run: RunData) -> Html:
     """All curves of one run, what was not recorded, and the monitors as a table."""
     drawn = [(curve, _series(run.metrics, curve)) for curve in CURVES]
@@ -94,8 +102,7 @@ def curves(run: RunData) -> Html:
 def _series(metrics: Metrics, curve: Curve) -> list[Series]:
     series: list[Series] = []
     for name, label, colour in curve.fields:
-        x, y = field_values(metrics, name)
-        y = y * curve.factor
+        x, y = _drawn(metrics, curve, name)
         is_repeat = name == "lr_predictor" and series and np.array_equal(y, series[0].y, equal_nan=True)
         if np.isfinite(y).any() and not is_repeat:
             series.append(Series(label, x, y, colour))
@@ -201,8 +208,8 @@ def spectrum(run: RunData) -> Html:
     return figure(caption, tag("div", *panels, class_="panels wide"))
 
 
-def _history(title: str, steps: FloatArray, spectra: Sequence[FloatArray]) -> Html | None:
-    usable = [line for line, values in enumerate(spectra) if np.isfinite(values).any()]
+def _history(title: str, steps: FloatArray, spectra: Sequence[Spectrum]) -> Html | None:
+    usable = [line for line, one in enumerate(spectra) if np.isfinite(one.largest)]
     if not usable:
         return None
     chosen = [usable[index] for index in evenly(len(usable), _HISTORY)]
@@ -211,28 +218,19 @@ def _history(title: str, steps: FloatArray, spectra: Sequence[FloatArray]) -> Ht
         colour = f"r{round(7 * place / (len(chosen) - 1)) if len(chosen) > 1 else 7}"
         label = f"step {whole(steps[line])}"
         series.append(spectrum_series(label, spectra[line], colour, strong=line == chosen[-1]))
-        keys.append(key(f"{label}, σ₁ = {number(_largest(spectra[line]))}", colour))
-    dimension = len(spectra[chosen[-1]])
-    return panel(f"{title}: σₖ / σ₁, d = {dimension}", _spectrum_chart(series), legend(*keys))
+        keys.append(key(f"{label}, σ₁ = {number(spectra[line].largest)}", colour))
+    return panel(f"{title}: σₖ / σ₁, d = {spectra[chosen[-1]].dimension:,}", _spectrum_chart(series), legend(*keys))
 
 
 def _spectrum_chart(series: list[Series]) -> Html:
     return line_chart(series, Axis("index k, % of d", 0.0, 100.0), Axis("σₖ / σ₁", high=1.0, log=True))
 
 
-def _largest(values: FloatArray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.max()) if len(known) else float("nan")
-
-
-def spectrum_series(
-    label: str, values: FloatArray, colour: str, dash: str | None = None, strong: bool = False
-) -> Series:
-    """Singular values (d,) over the largest, floored, against index / d in percent, thinned to about 120 points."""
-    dimension, largest = len(values), _largest(values)
-    chosen = np.array(evenly(dimension, _SPECTRUM_POINTS))
-    ratio = values[chosen] / largest if largest > 0 else np.zeros(len(chosen))
-    x = 100.0 * (chosen + 1) / dimension
+def spectrum_series(label: str, found: Spectrum, colour: str, dash: str | None = None, strong: bool = False) -> Series:
+    """Singular values over the largest, floored, against index / d in percent, thinned to about 120 points."""
+    chosen = np.array(evenly(len(found.values), _SPECTRUM_POINTS))
+    ratio = found.values[chosen] / found.largest if found.largest > 0 else np.zeros(len(chosen))
+    x = 100.0 * found.index[chosen] / found.dimension
     return Series(label, x, np.maximum(ratio, _SPECTRUM_FLOOR), colour, dash, strong)
 
 
@@ -252,10 +250,10 @@ def overlaid_curves(runs: Sequence[RunData]) -> Html:
     for curve in CURVES:
         series = []
         for index, run in enumerate(runs):
-            x, y = field_values(run.metrics, curve.fields[0][0])
+            x, y = _drawn(run.metrics, curve, curve.fields[0][0])
             if np.isfinite(y).any():
                 colour, dash = run_style(index)
-                series.append(Series(run.label, x, y * curve.factor, colour, dash))
+                series.append(Series(run.label, x, y, colour, dash))
         if series:
             panels.append(panel(curve.title, line_chart(series, _STEP, _axis(curve, series), band=False)))
     if not panels:
@@ -272,7 +270,7 @@ def overlaid_spectra(runs: Sequence[RunData]) -> Html:
         for index, run in enumerate(runs):
             monitors = run.metrics.monitors
             spectra = monitors.embeddings if of_embeddings else monitors.features
-            usable = [values for values in spectra if np.isfinite(values).any()]
+            usable = [one for one in spectra if np.isfinite(one.largest)]
             if usable:
                 colour, dash = run_style(index)
                 series.append(spectrum_series(run.label, usable[-1], colour, dash))

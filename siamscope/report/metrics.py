@@ -61,13 +61,28 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Spectrum:
+    """Singular values in descending order, the index 1..d of each (a log may keep only some), and the dimension d."""
+
+    values: FloatArray
+    index: FloatArray
+    dimension: int
+
+    @property
+    def largest(self) -> float:
+        """The largest singular value; NaN when none is known."""
+        known = self.values[np.isfinite(self.values)]
+        return float(known.max()) if len(known) else math.nan
+
+
+@dataclass(frozen=True)
 class Monitors:
-    """The monitor lines: numeric table, health in words, singular values (descending) of each line."""
+    """The monitor lines: numeric table, health in words, spectra of each line."""
 
     table: Table
     health: tuple[str, ...]
-    embeddings: tuple[FloatArray, ...]
-    features: tuple[FloatArray, ...]
+    embeddings: tuple[Spectrum, ...]
+    features: tuple[Spectrum, ...]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -183,6 +198,16 @@ def _monitors(rows: Sequence[Mapping[str, object]]) -> Monitors:
     return Monitors(
         _table(rows, MONITOR_FIELDS),
         tuple(str(row.get("health", "")) for row in rows),
-        tuple(numbers(row.get("spectrum_embeddings")) for row in rows),
-        tuple(numbers(row.get("spectrum_features")) for row in rows),
+        tuple(_spectrum(row, "spectrum_embeddings", "embedding_dim") for row in rows),
+        tuple(_spectrum(row, "spectrum_features", "feature_dim") for row in rows),
     )
+
+
+def _spectrum(row: Mapping[str, object], name: str, dimension: str) -> Spectrum:
+    """The spectrum in field `name`; if it is thinned, NAME_index and `dimension` say where its values stand."""
+    values, index = numbers(row.get(name)), numbers(row.get(f"{name}_index"))
+    if len(index) != len(values) or not (np.isfinite(index).all() and (index >= 1).all()):
+        index = np.arange(1.0, len(values) + 1)
+    stated = to_number(row.get(dimension))
+    least = float(index.max()) if len(index) else 0.0
+    return Spectrum(values, index, int(stated) if least <= stated < 1e9 else int(least))

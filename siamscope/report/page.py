@@ -64,7 +64,7 @@ def single(run: RunData) -> str:
         ("verdict", "Verdict", sections.verdict(run)),
         ("curves", "Curves", curves.curves(run)),
         ("spectrum", "Spectrum", curves.spectrum(run)),
-        ("map", "Map of the embeddings", pictures.embedding_map(run.gallery)),
+        ("map", "Map", pictures.embedding_map(run.gallery)),
         ("neighbours", "Nearest neighbours", pictures.neighbours(run.gallery)),
         ("views", "Augmented views", pictures.views(run.gallery)),
         ("figures", "Figures", sections.figures(run)),

@@ -18,7 +18,7 @@ _SIDE = side_for(_QUERIES * (1 + _NEIGHBOURS) + _VIEW_ROWS * (1 + _VIEWS))
 def embedding_map(gallery: Gallery | None) -> Html:
     """The PCA map, coloured by class where labels are known."""
     if gallery is None or gallery.map is None:
-        return paragraph("No map: the gallery holds no embeddings.", class_="absent")
+        return paragraph("No map: the gallery holds none.", class_="absent")
     points = _sample(gallery.map)
     labels = [int(label) for label in points.labels]
     classes = sorted({label for label in labels if label >= 0})
@@ -29,7 +29,7 @@ def embedding_map(gallery: Gallery | None) -> Html:
         for which, value in zip(("First", "Second"), points.explained, strict=True)
     ]
     described = (
-        f"Scatter of {len(labels):,} validation embeddings on two principal components, {len(classes)} known classes."
+        f"Scatter of {len(labels):,} validation images on two principal components, {len(classes)} known classes."
     )
     chart = scatter(points.points, [places.get(label, -1) for label in labels], titles, axes[0], axes[1], described)
     return figure(
@@ -58,8 +58,8 @@ def _share(value: float) -> str:
 
 
 def _map_caption(shown: int, count: int, classes: list[int]) -> str:
-    text = f"{shown:,} validation embeddings" if shown == count else f"{shown:,} of {count:,} validation embeddings"
-    text += " on their first two principal components, at one scale on both axes. "
+    text = f"{shown:,} validation images" if shown == count else f"{shown:,} of {count:,} validation images"
+    text += " on the first two principal components of what the encoder makes of them, at one scale on both axes. "
     if classes:
         text += "Classes differ by colour and by shape; the labels were not used to make the map."
         text += " With more than 40 classes the marks repeat." if len(classes) > _LEGEND_CLASSES else ""

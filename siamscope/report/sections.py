@@ -1,7 +1,7 @@
 """Sections of a single run's page that are words and figures: verdict, tables, recipe, environment, rejected files."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -51,10 +51,14 @@ def verdict(run: RunData) -> Html:
     if judged is None:
         words.append(_why_no_verdict(run))
     else:
-        words.append(items(judged.reasons) if judged.reasons else None)
-        words += [tag("h3", "What to try"), items(judged.advice)] if judged.advice else []
+        words.append(items(_sentences(judged.reasons)) if judged.reasons else None)
+        words += [tag("h3", "What to try"), items(_sentences(judged.advice))] if judged.advice else []
     box = tag("div", tag("div", *words, class_="words"), _headline(run), class_=f"verdict {tone(run.status)}")
     return join(box, _label_free(run), notes(run))
+
+
+def _sentences(texts: Sequence[str]) -> list[str]:
+    return [text[:1].upper() + shorten(text, 600)[1:] for text in texts[:20]]
 
 
 def _why_no_verdict(run: RunData) -> Html:
@@ -87,7 +91,7 @@ def _headline(run: RunData) -> Html | None:
         for encoder in ENCODERS
     ]
     gains = [
-        f"{points(trained - baseline)} points over {called}"
+        paragraph(_gain(trained - baseline, called), class_="gain" if trained >= baseline else "gain worse")
         for baseline, called in ((untrained, "the untrained encoder"), (raw, "raw pixels"))
         if math.isfinite(trained - baseline)
     ]
@@ -96,10 +100,16 @@ def _headline(run: RunData) -> Html | None:
         "div",
         paragraph(tag("span", percent(trained), class_="big"), class_="headline"),
         paragraph(f"k-NN accuracy, k = {evaluation.headline_k}{split}", class_="what"),
-        *(paragraph(gain, class_="gain") for gain in gains),
+        *gains,
         bars(rows, f"k-NN accuracy: {described}"),
         class_="figures",
     )
+
+
+def _gain(difference: float, called: str) -> str:
+    if difference >= 0:
+        return f"{points(difference)} points over {called}"
+    return f"{points(-difference).removeprefix('+')} points below {called}"
 
 
 _LABEL_FREE = (
@@ -119,7 +129,7 @@ def _label_free(run: RunData) -> Html | None:
     for field, title, meaning in _LABEL_FREE:
         if not monitors.table.has(field):
             continue
-        dimension = len(monitors.embeddings[-1])
+        dimension = monitors.embeddings[-1].dimension
         about = f"of {dimension} dimensions" if field == "effective_rank" and dimension else meaning
         first = f"{number(monitors.table.first(field))} at step {whole(monitors.table.first('step'))}"
         before = tag("span", first) if len(monitors) > 1 else None
@@ -243,7 +253,9 @@ def _how(evaluation: Evaluation) -> str:
         parts.append(f"{evaluation.split} split")
     if math.isfinite(evaluation.n_bank):
         parts.append(f"{whole(evaluation.n_bank)} images in the bank")
-    parts += [f"{key} {number(value)}\u00a0s" for key, value in evaluation.seconds.items() if math.isfinite(value)]
+    times = {ENCODER_NAMES.get(key, key): value for key, value in evaluation.seconds.items() if math.isfinite(value)}
+    if times:
+        parts.append("time " + ", ".join(f"{key} {number(value)}\u00a0s" for key, value in times.items()))
     return f"Measured on: {'; '.join(parts)}." if parts else ""
 
 

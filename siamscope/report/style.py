@@ -73,7 +73,8 @@ max-width:none}
 .icon{width:1.05em;height:1.05em;flex:none}.icon .shape{fill:var(--tone)}
 .icon .sign{fill:none;stroke:var(--page);stroke-width:2.4;stroke-linecap:round;stroke-linejoin:round}
 .big{font-size:2.7rem;line-height:1;font-weight:650;letter-spacing:-.03em;font-variant-numeric:tabular-nums}
-.what{font-size:.9rem;color:var(--soft);margin-top:.3rem}.gain{font-size:.9rem}.figures .chart{margin-top:.7rem}
+.what{font-size:.9rem;color:var(--soft);margin-top:.3rem}.gain{font-size:.9rem}
+.gain.worse{color:var(--bad);font-weight:600}.figures .chart{margin-top:.7rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,9.5rem),1fr));gap:.8rem 1.5rem;
 margin-top:.5rem!important}
 .tiles>div{border-top:1px solid var(--rule);padding-top:.5rem}

@@ -236,7 +236,7 @@ def _mark(x: float, y: float, group: int, title: str) -> Html:
 
 def bars(rows: Sequence[Bar], description: str) -> Html:
     """Horizontal bars on one axis from 0 to 100 %, the figure written beside each."""
-    label_width, value_width, row_height = 92, 56, 30
+    label_width, value_width, row_height = 92, 62, 30
     across = Scale(0.0, 1.0, label_width, _WIDTH - value_width)
     parts: list[Html] = []
     for index, row in enumerate(rows):

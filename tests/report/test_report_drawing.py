@@ -12,6 +12,7 @@ from PIL import Image
 from siamscope.report.curves import evenly, spectrum_series
 from siamscope.report.images import encode, side_for
 from siamscope.report.markup import Html, escape, join, name, number, percent, points, shorten, tag, visible
+from siamscope.report.metrics import Spectrum
 from siamscope.report.scale import Scale, limits, linear_ticks, log_ticks, thin
 from siamscope.report.style import STYLE
 from siamscope.report.svg import MARKERS, Axis, Bar, Series, bars, category, line_chart, scatter
@@ -177,11 +178,20 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert source.count('class="whisker"') == 1
 
 
+def spectrum_of(values: list[float]) -> Spectrum:
+    return Spectrum(np.array(values), np.arange(1.0, len(values) + 1), len(values))
+
+
 def test_spectrum_is_normalised_and_floored() -> None:
-    series = spectrum_series("s", np.array([8.0, 4.0, 2e-9, 0.0]), "r0")
+    series = spectrum_series("s", spectrum_of([8.0, 4.0, 2e-9, 0.0]), "r0")
     np.testing.assert_allclose(series.y, [1.0, 0.5, 1e-6, 1e-6])
     np.testing.assert_allclose(series.x, [25, 50, 75, 100])
-    assert (spectrum_series("s", np.zeros(3), "r0").y == 1e-6).all()
+    assert (spectrum_series("s", spectrum_of([0.0, 0.0, 0.0]), "r0").y == 1e-6).all()
+
+
+def test_spectrum_with_values_left_out_keeps_their_places() -> None:
+    series = spectrum_series("s", Spectrum(np.array([4.0, 2.0, 1.0]), np.array([1.0, 2.0, 8.0]), 10), "r0")
+    np.testing.assert_allclose(series.x, [10, 20, 80])
 
 
 def test_evenly_keeps_the_ends() -> None:
@@ -241,6 +251,7 @@ def test_contrast(theme: int) -> None:
         assert min(contrast(colours[text], colours[ground]) for text in ("ink", "soft", "link")) >= 4.5, ground
     for tone in ("good", "warn", "bad"):
         assert min(contrast(colours[tone], colours[ground]) for ground in ("page", f"{tone}-bg")) >= 4.5, tone
+        assert contrast(colours["bad"], colours[f"{tone}-bg"]) >= 4.5  # a loss is told in every verdict's box
     marks = {mark: contrast(colours[mark], colours["page"]) for mark in [f"c{index}" for index in range(8)] + ["quiet"]}
     assert min(marks.values()) >= 3.0, marks
     ramp = [luminance(colours[f"r{index}"]) for index in range(8)]

@@ -133,6 +133,11 @@ def test_figures_follow_other_inputs(tmp_path: Path, page: Read) -> None:
     assert "45.7 %" in text and "62.3 %" not in text and "+17.5 points" in text
 
 
+def test_a_loss_against_the_baselines_is_said(pages: dict[str, Page]) -> None:
+    assert "16.2 points below the untrained encoder" in pages["collapsed"].text
+    assert 'class="gain worse"' in pages["collapsed"].source and 'class="gain worse"' not in pages["healthy"].source
+
+
 def test_missing_parts_are_said(pages: dict[str, Page]) -> None:
     text = pages["aborted"].text
     for said in (
@@ -192,6 +197,13 @@ def test_comparison_marks_the_best_and_lists_differences(tmp_path: Path, page: R
         : len(rows)
     ]
     assert len(rows) == 2 and "shared" in section and "detached" in section
+
+
+def test_no_best_across_splits(tmp_path: Path, page: Read) -> None:
+    dirs = [runs.healthy(tmp_path / "one"), runs.collapsed(tmp_path / "two")]
+    (dirs[1] / "evaluation.json").write_text(json.dumps(runs.evaluation() | {"split": "test"}))
+    found = page(report.write(dirs, tmp_path / "both.html"))
+    assert 'class="best"' not in found.source and "the splits differ" in found.text
 
 
 def test_label_of_runs_tells_them_apart(tmp_path: Path, page: Read) -> None:

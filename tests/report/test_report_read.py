@@ -25,9 +25,21 @@ def test_metrics_columns(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.steps.get("step"), np.arange(1, 21))
     np.testing.assert_array_equal(read.steps.get("loss"), [row["loss"] for row in rows if row["kind"] == "step"])
     assert len(read.monitors) == 5 and read.monitors.health[-1] == "healthy"
-    np.testing.assert_array_equal(read.monitors.embeddings[0], runs.spectrum(128, 1.6))
+    np.testing.assert_array_equal(read.monitors.embeddings[0].values, runs.spectrum(128, 1.6))
+    assert read.monitors.embeddings[0].dimension == 128
     assert read.events[0].message.startswith("checkpoint saved") and not read.notes
     assert math.isnan(read.monitors.table.first("grad_norm"))  # null
+
+
+def test_thinned_spectrum_says_where_its_values_stand(tmp_path: Path) -> None:
+    row = {"kind": "monitor", "step": 1, "spectrum_embeddings": [3.0, 2.0, 1.0]}
+    stated = row | {"step": 2, "spectrum_embeddings_index": [1, 2, 900], "embedding_dim": 1024}
+    wrong = row | {"step": 3, "spectrum_embeddings_index": [0, 2, 900], "embedding_dim": 2}
+    runs.jsonl(tmp_path / "m.jsonl", [row, stated, wrong])
+    plain, thinned, repaired = read_metrics(tmp_path / "m.jsonl").monitors.embeddings
+    assert (plain.dimension, thinned.dimension, repaired.dimension) == (3, 1024, 3)
+    np.testing.assert_array_equal(thinned.index, [1, 2, 900])
+    np.testing.assert_array_equal(repaired.index, [1, 2, 3])
 
 
 def test_null_huge_and_foreign_values(tmp_path: Path) -> None:

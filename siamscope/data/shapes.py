@@ -27,15 +27,15 @@ _GOLDEN = 0x9E3779B97F4A7C15
 # The nuisances. Lengths are in sides of the image, colours in 0..1, angles in radians. What a crop or a colour jitter
 # takes away (place, size, contrast) may vary widely: it misleads raw pixels and an untrained network but not a learner.
 # What they leave (tilt, pitch, which of figure and background is lighter) competes with the class and varies little.
-_RADIUS: Range = (0.27, 0.385)
+_RADIUS: Range = (0.26, 0.375)
 _OUTSIDE = 0.04  # so far may a figure reach over the border
 _TILT = 0.3
 _PITCH: Range = (0.17, 0.19)
-_BACK: tuple[Range, Range] = (0.15, 0.55), (0.10, 0.50)  # saturation, value
-_FRONT: tuple[Range, Range] = (0.15, 0.55), (0.60, 1.0)
+_BACK: tuple[Range, Range] = (0.25, 0.75), (0.10, 0.45)  # saturation, value
+_FRONT: tuple[Range, Range] = (0.20, 0.75), (0.65, 1.0)
 _INK: tuple[Range, Range] = (0.4, 0.8), (0.20, 0.35)
 _INK_HUE = 0.08  # at most so far from the figure's
-_CONTRAST: Range = (0.4, 1.0)
+_CONTRAST: Range = (0.5, 1.0)
 _GREY: Range = (0.3, 0.7)  # the level that low contrast fades to
 _GRADIENT: Range = (0.1, 0.4)
 _LIGHTS = 4

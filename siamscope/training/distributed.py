@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from siamscope.objectives.base import Group
+from siamscope.recipe import RecipeError
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,19 @@ def choose_device(name: str) -> torch.device:
     """The device of this process; `auto` takes the GPU if there is one.
 
     Raises:
-        ValueError: a GPU is asked for and torch sees none.
+        RecipeError: a GPU is asked for that torch does not see.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise ValueError(f"train.device = {name!r}, but torch {torch.__version__} sees no GPU; use 'cpu' or 'auto'")
+            raise RecipeError(
+                f"train.device = {name!r}, but torch {torch.__version__} sees no GPU; use 'cpu' or 'auto'"
+            )
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(torch.device(name))
+        index = torch.device(name).index or 0
+        if index >= torch.cuda.device_count():
+            raise RecipeError(f"train.device = {name!r}, but torch sees {torch.cuda.device_count()} GPUs")
+        torch.cuda.set_device(index)
     return torch.device(name)

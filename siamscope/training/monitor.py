@@ -79,8 +79,10 @@ class Monitor:
             "health": health.status,
             "reasons": list(health.reasons),
             "advice": list(health.advice),
-            "spectrum_embeddings": _short(spectrum),
-            "spectrum_features": _short(feature_spectrum),
+            "embedding_dim": of_embeddings.d,
+            "feature_dim": of_features.d,
+            **_logged("embeddings", spectrum),
+            **_logged("features", feature_spectrum),
         }
 
     def _encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
@@ -135,8 +137,12 @@ def gradient_norm(model: nn.Module) -> float:
     return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
 
 
-def _short(spectrum: NDArray[np.float64], most: int = 512) -> list[float]:
-    """A spectrum for the log: at most `most` values, six digits."""
+def _logged(name: str, spectrum: NDArray[np.float64], most: int = 512) -> dict[str, Any]:
+    """A spectrum for the log, six digits; of more than `most` values a geometric selection, with its 1-based places."""
+    places = np.arange(1, len(spectrum) + 1)
     if len(spectrum) > most:
-        spectrum = spectrum[np.unique(np.geomspace(1, len(spectrum), most).astype(int)) - 1]
-    return [float(f"{value:.6g}") for value in spectrum]
+        places = np.unique(np.geomspace(1, len(spectrum), most).astype(int))
+    out: dict[str, Any] = {f"spectrum_{name}": [float(f"{value:.6g}") for value in spectrum[places - 1]]}
+    if len(places) < len(spectrum):
+        out[f"spectrum_{name}_index"] = places.tolist()
+    return out

@@ -52,7 +52,8 @@ class Trained:
 
     def encode(self, device: torch.device) -> Encode:
         self.backbone.to(device)
-        norm = Normalisation(tuple(self.meta["mean"]), tuple(self.meta["std"]))
+        fed = self.meta["normalisation"]
+        norm = Normalisation(tuple(fed["mean"]), tuple(fed["std"]))
         return Encode(int(self.meta["input_size"]), norm, Precision(), device)
 
     def open(self, data: DataConfig | None, reporter: Reporter) -> Dataset:

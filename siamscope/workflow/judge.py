@@ -81,25 +81,33 @@ def judge(
     device = next(model.parameters()).device
     encode = Encode(view_size(recipe), norm, precision, device)
     untrained = build_backbone(recipe, dataset.train.channels).to(device)
-    result = {"verdict": verdict(run)} | figures(
-        {"trained": model.online.backbone, "untrained": untrained},
-        encode,
-        dataset,
-        recipe.evaluation,
-        recipe.train.seed,
-    )
+    encoders = {"trained": model.online.backbone, "untrained": untrained}
+    found = figures(encoders, encode, dataset, recipe.evaluation, recipe.train.seed)
+    result = {"verdict": verdict(run, found)} | found
     run.write_json(run.evaluation, result)
     gallery(run, recipe, model, encode, dataset)
     return result
 
 
-def verdict(run: RunDir) -> dict[str, Any]:
-    """The last measurement's words."""
+def verdict(run: RunDir, found: dict[str, Any]) -> dict[str, Any]:
+    """The last measurement's words, and what the labelled figures add to them (`found`, as `figures` gives them).
+
+    "Healthy" says that the representation is not collapsed; whether it is useful, the comparison with the untrained
+    encoder says.
+    """
     measured = [line for line in read_jsonl(run.metrics) if line.get("kind") == "monitor"]
     if not measured:
         return {"status": "unknown", "reasons": ["nothing was measured"], "advice": []}
     last = measured[-1]
-    return {"status": last["health"], "reasons": last.get("reasons", []), "advice": last.get("advice", [])}
+    reasons, advice = list(last.get("reasons", [])), list(last.get("advice", []))
+    if found["labels"]:
+        k = str(found["k"]) if str(found["k"]) in found["knn"]["trained"] else next(iter(found["knn"]["trained"]))
+        trained, untrained = (100 * found["knn"][name][k] for name in ("trained", "untrained"))
+        word = "above" if trained > untrained else "not above"
+        reasons.append(f"{k}-NN accuracy is {trained:.1f} %, {word} the untrained encoder's {untrained:.1f} %")
+        if trained <= untrained and not advice:
+            advice.append("train longer: the encoder has not yet learnt what the labels measure")
+    return {"status": last["health"], "reasons": reasons, "advice": advice}
 
 
 def figures(

@@ -194,7 +194,8 @@ def normalisation(dataset: Dataset) -> Normalisation:
 def _configure(recipe: Recipe) -> None:
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    torch.use_deterministic_algorithms(recipe.train.deterministic)
+    if recipe.train.deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself is slow
+        torch.use_deterministic_algorithms(recipe.train.deterministic)
 
 
 def _resolve(recipe: Recipe, channels: int, here: World) -> tuple[Recipe, dict[str, float]]:

@@ -28,7 +28,7 @@ def recipes(small, tmp_path):
     folder = tmp_path / "recipes"
     folder.mkdir()
     for name in methods.METHODS:
-        config = small(name, train={"steps": 5}, optim={"lr": 0.5}, evaluation={"probe": False})
+        config = small(name, train={"steps": 5}, optim={"lr": 0.5})
         (folder / f"{name}.toml").write_text(recipe.to_toml(config))
     return folder
 

@@ -48,7 +48,8 @@ def test_momentum_zero_is_the_detached_target_bit_for_bit():
     momentum, detached = network(target="momentum"), network(target="detached")
     for _ in range(3):
         update_target(momentum.target, momentum.online, 0.0)
-        for a, b in zip(momentum.targets(views(), []), detached.targets([], [detached.online(v) for v in views()])):
+        expected = detached.targets([], [detached.online(v) for v in views()])
+        for a, b in zip(momentum.targets(views(), []), expected, strict=True):
             assert torch.equal(a, b)
         with torch.no_grad():
             for net in (momentum, detached):

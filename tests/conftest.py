@@ -33,7 +33,7 @@ def small():
             "network": {"width": 0.5},
             "train": {"steps": 6, "batch_size": 32, "precision": "fp32", "channels_last": "off", "device": "cpu"},
             "monitor": {"interval": 3, "samples": 32, "bank": 32},
-            "evaluation": {"bank": 64, "queries": 32},
+            "evaluation": {"bank": 64, "queries": 32, "probe": False},
         }
         for name, values in defaults.items():
             values = values | sections.get(name, {})

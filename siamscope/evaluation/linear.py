@@ -12,6 +12,7 @@ from torch import Tensor
 from siamscope.evaluation.errors import EvaluationError
 
 _ROTATE_UP_TO = 4096  # dimensions whose d x d eigenproblem is still cheaper than the steps it saves
+_EMPTY = 1e-12  # variance, relative to the largest, of an axis along which nothing varies
 _TOLERANCE = 1e-5  # largest gradient entry, in coordinates of unit curvature: the weights' relative error follows it
 _STALL = 1e-10  # relative decrease of the loss below which float32 can no longer tell a step from rounding
 
@@ -72,7 +73,7 @@ class LogisticFit:
         del double
         self._variances, self._axes = _principal_axes(standard)
         self._x = standard.to(dtype) if self._axes is None else (standard @ self._axes).to(dtype)
-        self._weight: NDArray[np.float64] = np.zeros((x.shape[1], len(self.classes)))
+        self._weight: NDArray[np.float64] = np.zeros((self._x.shape[1], len(self.classes)))
         self._bias: NDArray[np.float64] = np.zeros(len(self.classes))
 
     def fit(self, l2: float, *, max_iter: int = 500) -> LinearClassifier:
@@ -130,11 +131,18 @@ class LogisticFit:
 
 
 def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Variances (d,) along the principal axes and the axes (d, d); the plain variances and None when d is too large."""
+    """Variances (r,) along the principal axes and the axes (d, r); the plain variances and None when d is too large.
+
+    Only the r axes along which the features vary at all: fewer samples than dimensions leave the others empty, and the
+    penalty keeps the weight there at zero.
+    """
     if standard.shape[1] > _ROTATE_UP_TO:
         return standard.square().mean(0), None
     variances, axes = torch.linalg.eigh(standard.T @ standard / len(standard))
-    return variances.clamp_min(0), axes
+    kept = variances > _EMPTY * variances[-1]
+    if not kept.any():  # constant features
+        kept[-1] = True
+    return variances[kept].clamp_min(0), axes[:, kept]
 
 
 def accuracy(logits: Tensor, classes: Tensor, labels: Tensor, top: Sequence[int] = (1,)) -> list[Tensor]:

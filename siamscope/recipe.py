@@ -148,6 +148,8 @@ class EvaluationConfig:
     """Training images at most, in the bank of the k-NN and under the linear probe."""
     queries: int = _range(10_000, 8)
     """Test (or validation) images at most."""
+    ks: tuple[int, ...] = (1, 5, 20, 200)
+    """Numbers of neighbours, all from one pass."""
     temperature: float = _range(0.1, 1e-4)
     """Temperature of the k-NN vote."""
     probe: bool = True
@@ -330,6 +332,8 @@ def validate(recipe: Recipe) -> None:
         )
     if recipe.train.steps == 0 and recipe.train.epochs <= 0:
         problems.append("train.epochs must be above 0 (or give train.steps)")
+    if not recipe.evaluation.ks or min(recipe.evaluation.ks) < 1:
+        problems.append(f"evaluation.ks must be whole numbers from 1, got {list(recipe.evaluation.ks)}")
     device = recipe.train.device
     if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
         problems.append(f"train.device must be auto, cpu, cuda or cuda:N, got {device!r}")

@@ -27,7 +27,6 @@ from siamscope.training.build import Normalisation, build_backbone, specs_of, vi
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 
-KS = (1, 5, 20, 200)
 PROBED_PIXELS = 768  # a linear probe on all pixels costs much and gains little
 MAP_POINTS, QUERIES, NEIGHBOURS, PAIRS = 2000, 8, 6, 6
 
@@ -101,8 +100,8 @@ def verdict(run: RunDir, found: dict[str, Any]) -> dict[str, Any]:
     last = measured[-1]
     reasons, advice = list(last.get("reasons", [])), list(last.get("advice", []))
     if found["labels"]:
-        k = str(found["k"]) if str(found["k"]) in found["knn"]["trained"] else next(iter(found["knn"]["trained"]))
-        trained, untrained = (100 * found["knn"][name][k] for name in ("trained", "untrained"))
+        k = found["k"]
+        trained, untrained = (100 * found["knn"][name][str(k)] for name in ("trained", "untrained"))
         word = "above" if trained > untrained else "not above"
         reasons.append(f"{k}-NN accuracy is {trained:.1f} %, {word} the untrained encoder's {untrained:.1f} %")
         if trained <= untrained and not advice:
@@ -124,7 +123,7 @@ def figures(
         "split": split,
         "n_bank": len(bank),
         "n_queries": len(queries),
-        "k": 20,
+        "k": 20 if 20 in config.ks else config.ks[0],
         "temperature": config.temperature,
     }
     out["labels"] = bank.labels is not None and queries.labels is not None
@@ -139,7 +138,7 @@ def figures(
     for name, features in of.items():
         started = time.monotonic()
         x, q = features(bank), features(queries)
-        found = knn(x, bank.labels, q, queries.labels, ks=KS, temperature=config.temperature)
+        found = knn(x, bank.labels, q, queries.labels, ks=config.ks, temperature=config.temperature)
         out["knn"][name] = {str(k): accuracy for k, accuracy in found.accuracy.items()}
         if config.probe:
             if name == "raw_pixels":

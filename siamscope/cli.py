@@ -166,6 +166,8 @@ def _report(args: list[str]) -> int:
 
     given = _parse(options.Report, "report", args)
     print(report.write(given.runs, given.out))
+    if given.figure:
+        print(report.overview(given.runs[0], given.figure))
     return 0
 
 

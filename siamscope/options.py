@@ -86,6 +86,8 @@ class Report:
     """Run directories; several are shown side by side."""
     out: Path | None = None
     """Page to write; by default report.html in the run, or here for several runs."""
+    figure: Path | None = None
+    """Also write one picture (PNG) of the first run: views, curve and map."""
 
 
 @dataclass(frozen=True)

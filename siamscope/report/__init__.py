@@ -4,7 +4,8 @@ Reads files only (no torch, no data set); the page needs no network and runs no 
 """
 
 from siamscope.report.errors import ReportError
+from siamscope.report.figure import overview
 from siamscope.report.page import write
 from siamscope.report.read import RunData, read_run
 
-__all__ = ["ReportError", "RunData", "read_run", "write"]
+__all__ = ["ReportError", "RunData", "overview", "read_run", "write"]

@@ -64,11 +64,12 @@ class Vitals:
 
 @dataclass(frozen=True)
 class Health:
-    """A verdict, why, and what to try. `str()` gives one line."""
+    """A verdict, why, what to try, and what to know about the figures. `str()` gives one line."""
 
     status: Status
     reasons: tuple[str, ...]
     advice: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reasons[0]}" if self.reasons else self.status
@@ -127,10 +128,12 @@ def assess(
     findings.sort(key=lambda f: not f.complete)
     reasons = [f.reason for f in findings] or [_described(embeddings, "embeddings")]
     advice = [line for f in findings for line in f.advice]
-    for vitals, name in ((embeddings, "embeddings"), (features, "backbone features")):
-        if vitals is not None and vitals.n < SAMPLES_PER_DIMENSION * vitals.d:
-            reasons.append(_few_samples(vitals, name))
-    return Health(status, tuple(reasons), tuple(dict.fromkeys(advice)))
+    notes = [
+        _few_samples(vitals, name)
+        for vitals, name in ((embeddings, "embeddings"), (features, "backbone features"))
+        if vitals is not None and vitals.n < SAMPLES_PER_DIMENSION * vitals.d
+    ]
+    return Health(status, tuple(reasons), tuple(dict.fromkeys(advice)), tuple(notes))
 
 
 _MISSING_BRAKE = (

@@ -31,8 +31,8 @@ _GOLDEN = 0x9E3779B97F4A7C15
 # takes away (place, size, contrast) may vary widely: it misleads raw pixels and an untrained network but not a learner.
 # What they leave (tilt, pitch, which of figure and background is lighter) competes with the class and varies little.
 _RADIUS: Range = (0.26, 0.375)
-_OUTSIDE = 0.04  # so far may a figure reach over the border
-_TILT = 0.3
+_OUTSIDE = 0.1  # so far may a figure reach over the border
+_TILT = 0.45
 _PITCH: Range = (0.17, 0.19)
 _BACK: tuple[Range, Range] = (0.25, 0.75), (0.10, 0.45)  # saturation, value
 _FRONT: tuple[Range, Range] = (0.20, 0.75), (0.65, 1.0)
@@ -41,7 +41,7 @@ _INK_HUE = 0.08  # at most so far from the figure's
 _CONTRAST: Range = (0.5, 1.0)
 _GREY: Range = (0.3, 0.7)  # the level that low contrast fades to
 _GRADIENT: Range = (0.1, 0.4)
-_LIGHTS = 4
+_LIGHTS = 6
 _LIGHT_SPREAD: Range = (0.06, 0.20)
 _LIGHT: tuple[Range, Range] = (0.1, 0.5), (0.05, 0.35)
 _NOISE = 0.04  # of a triangular distribution over -255..255

@@ -79,6 +79,7 @@ class Monitor:
             "health": health.status,
             "reasons": list(health.reasons),
             "advice": list(health.advice),
+            "notes": list(health.notes),
             "embedding_dim": of_embeddings.d,
             "feature_dim": of_features.d,
             **_logged("embeddings", spectrum),

@@ -96,8 +96,8 @@ def test_few_dimensions_or_samples_lower_the_bar() -> None:
 def test_too_few_samples_are_said_in_words_without_changing_the_verdict() -> None:
     few = replace(GOOD, n=64 * 16 - 1)
     health = assess(few, GOOD)
-    assert health.status == "healthy" and "1023 samples in 64 dimensions" in health.reasons[-1]
-    assert len(assess(replace(GOOD, n=64 * 16), GOOD).reasons) == 1
+    assert health.status == "healthy" and "1023 samples in 64 dimensions" in health.notes[0]
+    assert not assess(replace(GOOD, n=64 * 16), GOOD).notes
 
 
 def cloud(rank: int, d: int = 128, n: int = 4000, offset: float = 0.0) -> np.ndarray:

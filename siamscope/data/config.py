@@ -32,7 +32,7 @@ class DataConfig:
     """Side of the stored square images in pixels. The shorter side is scaled to it, then the centre is cut out."""
 
     channels: int = 0
-    """Channels of the stored images. 0: three for image files and shapes, as they are for arrays."""
+    """Channels of the stored images. 0: three for image files, IDX files and shapes, as they are for arrays."""
 
     samples: Annotated[int, arg(aliases=("--samples",))] = 0
     """Training images to use, drawn by the seed after the validation images were set aside. 0: all (shapes: 10,000)."""

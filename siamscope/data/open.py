@@ -169,8 +169,10 @@ def _open_arrays(kind: Kind, path: Path, config: DataConfig, memory: int, progre
         labels, class_names = arrays.integer_labels(splits)
         if config.source == "fashion-mnist" and class_names and len(class_names) == len(idx.FASHION_MNIST_CLASSES):
             class_names = idx.FASHION_MNIST_CLASSES
+        # Grey IDX images as RGB: brightness and contrast then vary in the views, without which grey images teach little.
+        channels = config.channels or (3 if kind == "idx" else 0)
         converters = {
-            name: Converter(raw.name, raw.images, config.size, config.channels, config.min_side, pad=kind == "idx")
+            name: Converter(raw.name, raw.images, config.size, channels, config.min_side, pad=kind == "idx")
             for name, raw in splits.items()
         }
         if len({converter.channels for converter in converters.values()}) > 1:

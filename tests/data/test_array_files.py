@@ -235,7 +235,7 @@ def test_idx_round_trip(tmp_path: Path, zipped: bool) -> None:
     write_idx(tmp_path, "train", images, labels, zipped)
     write_idx(tmp_path, "t10k", images[:7], labels[:7], zipped)
     dataset = opened(tmp_path, 28)
-    assert dataset.config.kind == "idx" and dataset.train.channels == 1
+    assert dataset.config.kind == "idx" and dataset.train.channels == 3
     found, found_labels = everything(dataset)
     np.testing.assert_array_equal(found[:, 0], images)
     np.testing.assert_array_equal(found_labels, labels)

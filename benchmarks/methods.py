@@ -2,8 +2,8 @@
 
     python benchmarks/methods.py --out benchmarks/results/methods.json
 
-Chosen by k-NN on the validation split (drawn from the training images); the test figures stand beside it and choose nothing.
-Runs go two at a time, one thread each; `minutes` is the wall time of such a run with its judgement.
+Chosen by k-NN on the validation split (drawn from the training images); the test figures stand beside it and choose
+nothing. Runs go two at a time, one thread each; `minutes` is the wall time of such a run with its judgement.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +33,13 @@ EXIT_CODES = """exit codes:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code."""
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    try:
+        code = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:
@@ -52,7 +59,7 @@ def run(args: list[str]) -> int:
         code: int = globals()[f"_{args[0]}"](args[1:])
         return code
     except KeyboardInterrupt:
-        print("siamscope: stopped", file=sys.stderr)
+        print("siamscope: stopped; a run that had begun goes on with 'siamscope resume RUN'", file=sys.stderr)
         return 130
     except ValueError as error:
         if not type(error).__module__.startswith("siamscope."):  # not written for the user: a defect
@@ -131,10 +138,13 @@ def _trained(done: Finished, as_json: bool) -> int:
 def _evaluate(args: list[str]) -> int:
     from siamscope import options
 
-    given = _parse(options.Evaluate, "evaluate", _data_alias(args))
+    args = _data_alias(args)
+    source = _peek(args, "--data.source")
+    default = options.evaluate_default(_positional(args), source)
+    given = _parse(options.Evaluate, "evaluate", args, default)
     from siamscope.workflow.encoder import evaluate
 
-    data = given.data if any(word.startswith("--data") for word in args) else None
+    data = None if given.data.source == options.NOT_GIVEN else given.data
     found = evaluate(given.encoder, data, given.evaluation, seed=given.seed, device=given.device, reporter=_reporter())
     if given.json:
         print(json.dumps(found))
@@ -146,7 +156,7 @@ def _evaluate(args: list[str]) -> int:
 def _embed(args: list[str]) -> int:
     from siamscope import options
 
-    given = _parse(options.Embed, "embed", args)
+    given = _parse(options.Embed, "embed", args, options.embed_default(_positional(args)))
     from siamscope.workflow.encoder import embed
 
     data = replace(given.data, source=given.source)
@@ -178,6 +188,9 @@ def _methods(args: list[str]) -> int:
     from siamscope.workflow.table import rows
 
     table = rows(given.pattern, given.verbose)
+    if not table:
+        print(f"siamscope methods: no method matches {given.pattern!r}", file=sys.stderr)
+        return 2
     if given.json:
         print(json.dumps(table))
     else:
@@ -229,6 +242,11 @@ def _peek(args: list[str], *names: str) -> str | None:
     return None
 
 
+def _positional(args: list[str]) -> str | None:
+    """The first word, if it is no option: the encoder, whose own settings are the defaults."""
+    return args[0] if args and not args[0].startswith("-") else None
+
+
 def _data_alias(args: list[str]) -> list[str]:
     """`--data X` for `--data.source X`."""
     return ["--data.source" + word[6:] if word == "--data" or word.startswith("--data=") else word for word in args]
@@ -267,12 +285,11 @@ def _print_figures(found: dict[str, Any]) -> None:
             low, high = probe["interval"]
             line += f"{100 * probe['top1']:>8.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
         print(line)
+    for note in found["notes"]:
+        print(f"note: {note}")
 
 
 def _print_table(table: list[dict[str, Any]]) -> None:
-    if not table:
-        print("no method matches")
-        return
     columns = list(table[0])
     width = {c: max(len(c), *(len(str(row[c])) for row in table)) for c in columns}
     for row in [dict(zip(columns, columns, strict=True)), *table]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro import MISSING
+from tyro.conf import Positional, arg
 
+from siamscope import recipe as recipes
 from siamscope.data.config import DataConfig
 from siamscope.recipe import EvaluationConfig, Recipe
+
+NOT_GIVEN = "none"
+"""Stands for the data of an encoder file when none are given."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,9 @@ class Evaluate:
 
     encoder: Annotated[Path, Positional, arg(metavar="RUN|ENCODER")]
     """Run directory, encoder.json or encoder.safetensors."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """Images; without --data those of the run."""
-    evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(source=NOT_GIVEN))
+    """Images (`--data X` for `--data.source X`); without it those of the run."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
     """Seed of the untrained encoder and of what is drawn from larger data."""
     device: str = "auto"
@@ -114,6 +120,45 @@ class Data(Recipe):
     """File of the picture."""
     json: bool = False
     """Print the figures as JSON."""
+
+
+def evaluate_default(path: str | None, source: str | None) -> Evaluate | None:
+    """Defaults of `evaluate`: the run's own data, evaluation and seed; for other data, what the encoder takes."""
+    found = _recipe_at(path)
+    if path is None:
+        return None
+    if found is None:
+        return Evaluate(Path(path), _as_taken(path, source or NOT_GIVEN))
+    data = _as_taken(path, source) if source else found.data
+    return Evaluate(Path(path), data, found.evaluation, found.train.seed)
+
+
+def embed_default(path: str | None) -> Any:
+    """Defaults of `embed`: images as the encoder takes them."""
+    return None if path is None else Embed(Path(path), MISSING, data=_as_taken(path, NOT_GIVEN))
+
+
+def _recipe_at(path: str | None) -> Recipe | None:
+    """The recipe of a run directory, or None."""
+    file = Path(path or "") / "recipe.toml"
+    return recipes.load(file) if path and file.is_file() else None
+
+
+def _as_taken(path: str, source: str) -> DataConfig:
+    """Other images in the size and with the channels of the run or the encoder file at `path`."""
+    found = _recipe_at(path)
+    if found is not None:
+        old = found.data
+        return DataConfig(
+            source, size=old.size, channels=old.channels, max_pixels=old.max_pixels, min_side=old.min_side,
+            cache_dir=old.cache_dir,
+        )  # fmt: skip
+    file = Path(path) / "encoder.json" if Path(path).is_dir() else Path(path).with_suffix(".json")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        return DataConfig(source, size=int(about["input_size"]), channels=int(about["in_channels"]))
+    except (OSError, ValueError, KeyError, TypeError):  # loading the encoder itself will say what is wrong
+        return DataConfig(source)
 
 
 def with_recipe(kind: type[Any], recipe: Recipe) -> Any:

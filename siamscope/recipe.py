@@ -235,7 +235,7 @@ def _read(source: str | Path) -> dict[str, Any]:
     if not path.is_file() and (shipped_folder() / f"{source}.toml").is_file():
         path = shipped_folder() / f"{source}.toml"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise RecipeError(
             f"no recipe at {str(source)!r}{_nearest(str(source), shipped())} (shipped: {', '.join(shipped())})"
@@ -335,7 +335,7 @@ def validate(recipe: Recipe) -> None:
     if not recipe.evaluation.ks or min(recipe.evaluation.ks) < 1:
         problems.append(f"evaluation.ks must be whole numbers from 1, got {list(recipe.evaluation.ks)}")
     device = recipe.train.device
-    if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
+    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
         problems.append(f"train.device must be auto, cpu, cuda or cuda:N, got {device!r}")
     if problems:
         raise RecipeError("\n".join(problems))

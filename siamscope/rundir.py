@@ -9,15 +9,19 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from siamscope import files
 from siamscope import recipe as recipes
 from siamscope.recipe import Recipe
 
 RECIPE = "recipe.toml"
+OWN_FILES = {
+    RECIPE, "metrics.jsonl", "checkpoints", "environment.json", "evaluation.json", "gallery.npz", "rejected.jsonl",
+    "report.html", "encoder.safetensors", "encoder.json", ".lock",
+}  # fmt: skip
 
 
 class RunError(ValueError):
@@ -44,13 +48,22 @@ class RunDir:
         Raises:
             RunError: the path holds something (unless it is a run and `overwrite`).
         """
-        with _explained(self.path):
-            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-                return
-        if not self.path.is_dir():
+        if self.path.is_dir():
+            found = {item.name for item in self.path.iterdir()} - {".lock"}
+            if found:
+                self._check_replaceable(found, overwrite)
+        elif self.path.exists():
             raise RunError(f"{self.path} is a file; give another --out")
-        if not self.recipe_file.is_file():
-            raise RunError(f"{self.path} holds other files and no run; give another --out")
+        above = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise RunError(f"cannot write in {above}; give another --out")
+
+    def _check_replaceable(self, found: set[str], overwrite: bool) -> None:
+        """Only a run, and nothing but a run, may be replaced."""
+        strangers = sorted(name for name in found - OWN_FILES if not name.startswith("."))
+        if strangers or not {RECIPE, "environment.json"} <= found:
+            named = f" ({', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''})" if strangers else ""
+            raise RunError(f"{self.path} holds files that are not a run's{named}; give another --out")
         if not overwrite:
             raise RunError(
                 f"{self.path} holds a run already; continue it with 'siamscope resume {self.path}', "
@@ -64,15 +77,15 @@ class RunDir:
         Raises:
             RunError: as `check_free`; another process holds it; it cannot be written.
         """
-        with _explained(self.path):
+        with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with self.lock():
-            with _explained(self.path):
-                others = [item for item in self.path.iterdir() if item.name != ".lock"]
-                if others:
-                    self.check_free(overwrite)
-                for item in others:
-                    shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+            with explained(self.path):
+                self.check_free(overwrite)
+                for name in OWN_FILES - {".lock"}:
+                    item = self.path / name
+                    shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink(missing_ok=True)
+                self.sweep()
                 self.checkpoints.mkdir()
             write_text(self.recipe_file, recipes.to_toml(recipe))
             yield
@@ -102,7 +115,7 @@ class RunDir:
         Raises:
             RunError: another process holds it.
         """
-        with _explained(self.path):
+        with explained(self.path):
             handle = (self.path / ".lock").open("a+")
         with handle:
             try:
@@ -118,9 +131,16 @@ class RunDir:
             handle.flush()
             yield
 
+    def sweep(self) -> None:
+        """Remove what a killed process left half written. Call it under the lock."""
+        for folder in (self.path, self.checkpoints):
+            for item in folder.glob(".*.*.*"):
+                if item.is_file() and item.name[1:].startswith(tuple(OWN_FILES | {"step-", "best.pt"})):
+                    item.unlink(missing_ok=True)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl (non-finite numbers as null)."""
-        with _explained(self.metrics), self.metrics.open("a", encoding="utf-8") as stream:
+        with explained(self.metrics), self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(finite(record)) + "\n")
 
     def forget_after(self, step: int) -> None:
@@ -158,36 +178,21 @@ def finite(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
+    write_atomically(path, lambda stream: stream.write(text.encode("utf-8", "surrogateescape")))
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write to a temporary file beside `path`, fsync, rename: readers see the old file or the new one, whole.
+    """`siamscope.files.write_atomically` with errors for the user.
 
     Raises:
-        RunError: no space, read-only, ...; the old file is untouched and the temporary one removed.
+        RunError: no space, read-only, ...; the old file is untouched.
     """
-    with _explained(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with explained(path):
+        files.write_atomically(path, write)
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Operating-system errors as a RunError that says what to do."""
     try:
         yield

@@ -15,9 +15,9 @@ MAY_IMPORT = {
     "objectives": set(),
     "collapse": set(),
     "views": set(),
-    "networks": set(),
+    "networks": {"files"},
     "evaluation": set(),
-    "report": set(),
+    "report": {"files"},
     "data": set(),
     "training": {"objectives", "collapse", "views", "networks", "evaluation", "data", "recipe", "methods", "rundir"},
     "workflow": {

@@ -44,7 +44,7 @@ class DataConfig:
     """Validation images, drawn from the training data by the seed. 0: by val_fraction."""
 
     val_fraction: float = 0.1
-    """Share of the training data set aside for validation if val_samples is 0; at least 1 image and at most 5,000."""
+    """Share of the training data set aside for validation if val_samples is 0; at least 2 images and at most 5,000."""
 
     test_samples: int = 0
     """Test images to use, drawn by the seed. 0: all (shapes: 2,000)."""

@@ -169,7 +169,7 @@ def _open_arrays(kind: Kind, path: Path, config: DataConfig, memory: int, progre
         labels, class_names = arrays.integer_labels(splits)
         if config.source == "fashion-mnist" and class_names and len(class_names) == len(idx.FASHION_MNIST_CLASSES):
             class_names = idx.FASHION_MNIST_CLASSES
-        # Grey IDX images as RGB: brightness and contrast then vary in the views, without which grey images teach little.
+        # Grey IDX images as RGB: brightness and contrast then vary in the views; without that they teach little.
         channels = config.channels or (3 if kind == "idx" else 0)
         converters = {
             name: Converter(raw.name, raw.images, config.size, channels, config.min_side, pad=kind == "idx")

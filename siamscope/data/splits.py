@@ -22,8 +22,9 @@ class Split:
 
 
 def validation_count(count: int, config: DataConfig) -> int:
-    """Validation images to set aside from `count`: val_samples, or val_fraction of them, 1 to 5,000."""
-    return config.val_samples or min(MOST_VALIDATION, max(1, round(count * config.val_fraction)))
+    """Validation images to set aside from `count`: val_samples, or val_fraction of them, 2 (of three, 1) to 5,000."""
+    least = 2 if count >= 4 else 1  # a spectrum needs two
+    return config.val_samples or min(MOST_VALIDATION, max(least, round(count * config.val_fraction)))
 
 
 def draw_split(count: int, config: DataConfig) -> Split:

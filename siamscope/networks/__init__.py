@@ -4,7 +4,7 @@ Names load on first use (PEP 562), so that the torch-free files `heads_spec` and
 
 >>> from siamscope import networks
 >>> backbone = networks.create("resnet18", stem="cifar")  # doctest: +SKIP
->>> head = networks.mlp(backbone.feature_dim, networks.projector(2048, 2048, 3))  # doctest: +SKIP
+>>> head = networks.mlp(backbone.feature_dim, [networks.LayerSpec(128, True, "none", "none")])  # doctest: +SKIP
 """
 
 from importlib import import_module
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from siamscope.networks.export import save_encoder as save_encoder
     from siamscope.networks.heads import mlp as mlp
     from siamscope.networks.heads_spec import LayerSpec as LayerSpec
-    from siamscope.networks.heads_spec import predictor as predictor
-    from siamscope.networks.heads_spec import projector as projector
     from siamscope.networks.sync_bn import SyncBatchNorm as SyncBatchNorm
     from siamscope.networks.sync_bn import convert_sync_batchnorm as convert_sync_batchnorm
 
@@ -43,8 +41,6 @@ _HOME = {
     "save_encoder": "export",
     "mlp": "heads",
     "LayerSpec": "heads_spec",
-    "predictor": "heads_spec",
-    "projector": "heads_spec",
     "SyncBatchNorm": "sync_bn",
     "convert_sync_batchnorm": "sync_bn",
 }

@@ -11,8 +11,6 @@ resnet18/34/50 of width 1 (with the ``cifar`` stem, first replace its conv1 and 
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 import siamscope
+from siamscope.files import write_atomically
 from siamscope.networks.backbone import Backbone, BackboneSpec
 from siamscope.networks.build import create
 from siamscope.networks.catalogue import ARCHITECTURES, STEMS, TIMM_PREFIX, suggestion
@@ -68,8 +67,9 @@ def save_encoder(path_dir: str | Path, backbone: Backbone, meta: Mapping[str, An
     folder = Path(path_dir)
     folder.mkdir(parents=True, exist_ok=True)
     weights, description = folder / "encoder.safetensors", folder / "encoder.json"
-    _write(weights, to_safetensors(tensors, metadata={"format": "pt", _DIGEST: described["weights_digest"]}))
-    _write(description, text.encode())
+    packed = to_safetensors(tensors, metadata={"format": "pt", _DIGEST: described["weights_digest"]})
+    write_atomically(weights, lambda stream: stream.write(packed))
+    write_atomically(description, lambda stream: stream.write(text.encode()))
     return weights, description
 
 
@@ -143,38 +143,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write atomically: after a crash at any moment `path` holds the old bytes or the new ones, wholly."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; Windows has no such call."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

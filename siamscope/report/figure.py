@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from siamscope.files import write_atomically
 from siamscope.report.errors import ReportError
 from siamscope.report.gallery import ImageArray
 from siamscope.report.read import RunData, read_run
@@ -36,7 +37,7 @@ def overview(run_dir: str | Path, out: str | Path, dpi: int = 150) -> Path:
     target = Path(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(buffer.getbuffer())
+        write_atomically(target, lambda stream: stream.write(buffer.getbuffer()))
     except OSError as error:
         raise ReportError(f"Cannot write {target}: {error.strerror}. Choose another place.") from error
     return target

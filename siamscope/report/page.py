@@ -1,10 +1,9 @@
 """The page itself: head, contents, sections in order, and writing it without ever leaving half a file."""
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from siamscope.files import write_atomically
 from siamscope.report import compare, curves, pictures, sections
 from siamscope.report.errors import ReportError
 from siamscope.report.markup import Html, join, name, shorten, tag, whole
@@ -44,17 +43,10 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _write_whole(target: Path, text: str) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        write_atomically(target, lambda stream: stream.write(text.encode("utf-8")))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise ReportError(f"Cannot write {target}: {error.strerror}. Choose another place with --out.") from error
 
 

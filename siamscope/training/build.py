@@ -85,9 +85,9 @@ def choose_precision(recipe: Recipe, model: Siamese, channels: int, world: World
 
 
 def build_trainer(
-    recipe: Recipe, channels: int, count: int, norm: Normalisation, world: World, precision: Precision
-) -> tuple[Trainer, int]:
-    """The trainer at step 0, and the steps of an epoch.
+    recipe: Recipe, channels: int, steps_per_epoch: int, norm: Normalisation, world: World, precision: Precision
+) -> Trainer:
+    """The trainer at step 0.
 
     Raises:
         RecipeError, DataError: sizes that do not fit together.
@@ -97,8 +97,7 @@ def build_trainer(
     share = config.batch_size // world.size
     if share % config.accumulate:
         raise RecipeError(f"train.accumulate ({config.accumulate}) must divide the {share} images of a process")
-    per_epoch = count // config.batch_size
-    steps = config.steps or max(round(config.epochs * per_epoch), 1)
+    steps = config.steps or max(round(config.epochs * steps_per_epoch), 1)
     model = build_model(recipe, channels, world)
     if precision.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -110,10 +109,10 @@ def build_trainer(
         wrapped = distributed(model, world)
     trainer = Trainer(
         recipe=recipe, model=model, optimizer=optimizer, specs=specs_of(recipe), mean=norm.mean, std=norm.std,
-        steps=steps, warmup=round(recipe.optim.warmup_epochs * per_epoch), world=world, precision=precision,
+        steps=steps, warmup=round(recipe.optim.warmup_epochs * steps_per_epoch), world=world, precision=precision,
         wrapped=wrapped,
     )  # fmt: skip
-    return trainer, per_epoch
+    return trainer
 
 
 def distributed(model: Siamese, world: World) -> DistributedDataParallel:

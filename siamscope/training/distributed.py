@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from siamscope.objectives.base import Group
 from siamscope.recipe import RecipeError
+from siamscope.rundir import RunError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: dist.ProcessGroup | None = None  # for waits of hours, while rank 0 decodes images or judges
 
     @property
     def first(self) -> bool:
@@ -50,16 +54,27 @@ class World:
         return int(value.item())
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank (small Python objects)."""
+        """Rank 0's value, on every rank (small Python objects), however long rank 0 takes."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+    def on_first(self, work: Callable[[], T]) -> T | None:
+        """`work()` on rank 0 while the others wait; when it fails for the user's reasons, it fails on all of them."""
+        result, problem = None, None
+        if self.first:
+            try:
+                result = work()
+            except ValueError as error:
+                problem = error
+        said = self.broadcast(str(problem) if problem else None)
+        if problem:
+            raise problem
+        if said is not None:
+            raise RunError(said)
+        return result
 
 
 class _Gather(torch.autograd.Function):
@@ -91,36 +106,41 @@ def world(device: str, timeout_minutes: float = 10) -> Iterator[World]:
     A caller's own process group is used as it is, and stays.
     """
     chosen = choose_device(device)
-    if dist.is_initialized():
-        yield World(dist.get_rank(), dist.get_world_size(), chosen)
-        return
-    if not launched_by_torchrun():
+    mine = not dist.is_initialized()
+    if mine and not launched_by_torchrun():
         yield World(device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    if mine:
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        patient = dist.new_group(backend="gloo", timeout=timedelta(hours=24))
+        yield World(dist.get_rank(), dist.get_world_size(), chosen, patient)
     finally:
-        dist.destroy_process_group()
+        if mine:
+            dist.destroy_process_group()
 
 
 def choose_device(name: str) -> torch.device:
     """The device of this process; `auto` takes the GPU if there is one.
 
     Raises:
-        RecipeError: a GPU is asked for that torch does not see.
+        RecipeError: no such device, or a GPU is asked for that torch does not see.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise RecipeError(
-                f"train.device = {name!r}, but torch {torch.__version__} sees no GPU; use 'cpu' or 'auto'"
-            )
-        if name == "cuda":
-            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        index = torch.device(name).index or 0
-        if index >= torch.cuda.device_count():
-            raise RecipeError(f"train.device = {name!r}, but torch sees {torch.cuda.device_count()} GPUs")
-        torch.cuda.set_device(index)
-    return torch.device(name)
+    if name == "cpu":
+        return torch.device("cpu")
+    try:
+        index = torch.device(name).index
+    except RuntimeError:
+        index = None
+    if not name.startswith("cuda") or (index is None and name != "cuda"):
+        raise RecipeError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if not torch.cuda.is_available():
+        raise RecipeError(f"device {name!r}: torch {torch.__version__} sees no GPU; use 'cpu' or 'auto'")
+    index = int(os.environ.get("LOCAL_RANK", "0")) if index is None else index
+    if index >= torch.cuda.device_count():
+        raise RecipeError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siamscope.collapse import CollapseError
 from siamscope.rundir import RunDir
 from siamscope.training import checkpoint
 from siamscope.training.checkpoint import Checkpoint
-from siamscope.training.monitor import Monitor, gradient_norm
+from siamscope.training.monitor import Monitor
 from siamscope.training.progress import Reporter
 from siamscope.training.step import Trainer
 
@@ -92,8 +93,8 @@ class Loop:
             if self.start == 0:
                 self.observe(0)
             for number in range(self.start + 1, trainer.steps + 1):
-                output = trainer.step(number, next(batches))
-                self.pending.append((number, output.loss, self.current_rate(), trainer.momentum(number)))
+                loss = trainer.step(number, next(batches))
+                self.pending.append((number, loss, self.current_rate(), trainer.momentum(number)))
                 last = number == trainer.steps
                 measured = last or number % self.interval == 0
                 save_due = last or bool(config.checkpoint_steps and number % config.checkpoint_steps == 0)
@@ -127,7 +128,7 @@ class Loop:
             if self.trainer.world.first:
                 self._write_step(number, loss, rate, momentum, speed)
             if not math.isfinite(loss):
-                raise NonFiniteLossError(self._explain(number, loss))
+                raise NonFiniteLossError(self._explain(number, str(loss)))
         self.reporter.step(self.pending[-1][0], losses[-1], speed)
         self.pending.clear()
         return stop
@@ -145,10 +146,12 @@ class Loop:
             return False
         started = time.monotonic()
         record: dict[str, Any] = {"kind": "monitor", "step": number, "epoch": self.epoch(number)}
-        record["grad_norm"] = gradient_norm(self.trainer.model)
-        record |= self.monitor.measure(self.trainer.model, number, self.reference)
         if number:
-            record["loss"] = self.loss
+            record |= {"loss": self.loss, "grad_norm": self.trainer.gradient_norm()}
+        try:
+            record |= self.monitor.measure(self.trainer.model, number, self.reference)
+        except CollapseError as error:  # embeddings that are not finite
+            raise NonFiniteLossError(self._explain(number, "followed by embeddings that are not finite")) from error
         if self.reference is None:
             self.reference = {"feature_effective_rank": record["feature_effective_rank"]}
         record["seconds"] = round(time.monotonic() - started, 3)
@@ -167,6 +170,8 @@ class Loop:
         if not self.trainer.world.first:
             return
         trainer = self.trainer
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters()):
+            raise NonFiniteLossError(self._explain(number, "followed by weights that are not finite"))
         point = Checkpoint(
             number, trainer.model.state_dict(), trainer.optimizer.state_dict(), self.best, self.reference
         )
@@ -175,7 +180,7 @@ class Loop:
     def epoch(self, number: int) -> float:
         return round(number / self.steps_per_epoch, 4)
 
-    def _explain(self, number: int, loss: float) -> str:
+    def _explain(self, number: int, loss: str) -> str:
         paths = checkpoint.numbered(self.run)
         good = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
         config = self.trainer.recipe

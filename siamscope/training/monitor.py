@@ -130,14 +130,6 @@ def _vitals(matrix: Tensor) -> tuple[Vitals, NDArray[np.float64]]:
     return Vitals(std, collapse.effective_rank(sigma), collapse.auc(sigma), found.n, found.d), sigma
 
 
-def gradient_norm(model: nn.Module) -> float:
-    """Norm of the gradient that the last backward pass left."""
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    if not grads:
-        return 0.0
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
-
-
 def _logged(name: str, spectrum: NDArray[np.float64], most: int = 512) -> dict[str, Any]:
     """A spectrum for the log, six digits; of more than `most` values a geometric selection, with its 1-based places."""
     places = np.arange(1, len(spectrum) + 1)

@@ -93,11 +93,15 @@ class Bar(Silent):
         self.progress.update(self.task, health=health, style=WORDS.get(health, "default"), knn=knn)
 
     def say(self, message: str) -> None:
-        self.progress.console.print(message, markup=False, highlight=False)
+        if hasattr(self, "progress"):
+            self.progress.console.print(message, markup=False, highlight=False)
+        else:  # before the training, and after it
+            print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if hasattr(self, "progress"):
             self.progress.stop()
+            del self.progress
 
 
 def reporter() -> Reporter:

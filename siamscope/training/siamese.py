@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,6 @@ from siamscope.methods import Head, Method
 from siamscope.networks.heads import mlp
 from siamscope.networks.heads_spec import LayerSpec
 from siamscope.objectives import Group
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a forward pass gives: the loss, and detached (n, d) tensors a view for the monitors."""
-
-    loss: Tensor
-    embeddings: list[Tensor]
 
 
 class Branch(nn.Module):
@@ -54,12 +46,13 @@ class Siamese(nn.Module):
         self.normalise = _normaliser(row)
         self.objective = objectives.create(row.objective, asdict(row), group)
 
-    def forward(self, views: Sequence[Tensor]) -> Output:
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
         z = [self.online(view) for view in views]
         p = [self.predictor(embedding) for embedding in z]
         t = self.targets(views, z)
-        loss = self.objective([self.normalise(x) for x in p], [self.normalise(x) for x in t])
-        return Output(loss, [embedding.detach() for embedding in z])
+        with torch.autocast(views[0].device.type, enabled=False):  # statistics and softmax in float32
+            loss: Tensor = self.objective([self.normalise(_full(x)) for x in p], [self.normalise(_full(x)) for x in t])
+        return loss
 
     def targets(self, views: Sequence[Tensor], z: Sequence[Tensor]) -> list[Tensor]:
         """The target branch's embeddings: shared weights, the same detached, or the momentum network's."""
@@ -95,7 +88,12 @@ def _predictor(row: Method, width: int) -> nn.Module:
 
 class _UnitLength(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
-        return F.normalize(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z, dim=1)
+        return F.normalize(z, dim=1)
+
+
+def _full(z: Tensor) -> Tensor:
+    """At least float32."""
+    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 
 def _normaliser(row: Method) -> nn.Module:

@@ -16,7 +16,7 @@ from siamscope.recipe import Recipe
 from siamscope.training.distributed import World
 from siamscope.training.optim import rate_factor, set_rates
 from siamscope.training.precision import Precision
-from siamscope.training.siamese import Output, Siamese
+from siamscope.training.siamese import Siamese
 from siamscope.training.target import momentum_at, update_target
 from siamscope.views.policies import ViewSpec
 
@@ -36,9 +36,10 @@ class Trainer:
     world: World
     precision: Precision
     wrapped: nn.Module | None = None  # the model inside DistributedDataParallel, when there are several processes
+    before_clipping: Tensor | None = None  # the last gradient's norm, when it is clipped
 
-    def step(self, number: int, images: Tensor) -> Output:
-        """Do step `number` (1-based) on this process's rows (n, C, H, W) uint8 of the global batch.
+    def step(self, number: int, images: Tensor) -> Tensor:
+        """Do step `number` (1-based) on this process's rows (n, C, H, W) uint8 of the global batch; its loss.
 
         All randomness comes from (seed, number), so a resumed run repeats it exactly.
         """
@@ -47,20 +48,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         generator = seeded(self.recipe.train.seed, number, self.world.rank)
         parts = images.chunk(self.recipe.train.accumulate)
-        outputs = []
+        losses = []
         for index, part in enumerate(parts):
             batch = self.make_views(part, generator)
             with self.synchronised(last=index == len(parts) - 1), self.precision.autocast(images.device):
-                output: Output = (self.wrapped or self.model)(batch)
-            torch.autograd.backward(output.loss / len(parts))
-            outputs.append(Output(output.loss.detach(), output.embeddings))
+                loss: Tensor = (self.wrapped or self.model)(batch)
+            torch.autograd.backward(loss / len(parts))
+            losses.append(loss.detach())
         if self.recipe.optim.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
+            self.before_clipping = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
         self.optimizer.step()
         if self.model.target is not None:
             row = self.model.row
             update_target(self.model.target, self.model.online, self.momentum(number), row.momentum_buffers)
-        return Output(torch.stack([o.loss for o in outputs]).mean(), outputs[-1].embeddings)
+        return torch.stack(losses).mean()
 
     def make_views(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
         """Random views; parameters are drawn for the global batch, so they do not depend on the number of processes."""
@@ -83,6 +84,13 @@ class Trainer:
     def momentum(self, number: int) -> float:
         row = self.model.row
         return momentum_at(number, self.steps, row.momentum, row.momentum_end)
+
+    def gradient_norm(self) -> float:
+        """Norm of the last step's gradient, before clipping."""
+        if self.before_clipping is not None:
+            return float(self.before_clipping)
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
 
     def synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between processes with the last part of an accumulated batch only."""

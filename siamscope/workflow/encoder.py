@@ -19,7 +19,6 @@ from siamscope.recipe import EvaluationConfig, RecipeError
 from siamscope.rundir import RunDir, RunError, write_atomically
 from siamscope.training.build import Normalisation
 from siamscope.training.distributed import choose_device
-from siamscope.training.precision import Precision
 from siamscope.training.progress import Reporter, Silent
 from siamscope.workflow.judge import Encode, Split, figures
 from siamscope.workflow.opening import opened
@@ -54,7 +53,7 @@ class Trained:
         self.backbone.to(device)
         fed = self.meta["normalisation"]
         norm = Normalisation(tuple(fed["mean"]), tuple(fed["std"]))
-        return Encode(int(self.meta["input_size"]), norm, Precision(), device)
+        return Encode(int(self.meta["input_size"]), norm, device)
 
     def open(self, data: DataConfig | None, reporter: Reporter) -> Dataset:
         """The data asked for, or that of the run; checked against the encoder's channels."""

@@ -24,10 +24,11 @@ from siamscope.evaluation.probe import linear_probe
 from siamscope.recipe import EvaluationConfig, Recipe
 from siamscope.rundir import RunDir, read_jsonl, write_atomically
 from siamscope.training.build import Normalisation, build_backbone, specs_of, view_size
-from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 
-PROBED_PIXELS = 768  # a linear probe on all pixels costs much and gains little
+COMPARED_PIXELS = 3072  # 32 x 32 RGB
+PROBED_PIXELS = 768  # a linear probe on more costs much and gains little
+PIECE = 2048
 MAP_POINTS, QUERIES, NEIGHBOURS, PAIRS = 2000, 8, 6, 6
 
 
@@ -55,30 +56,25 @@ class Split:
 
 
 class Encode:
-    """Features of a split by one encoder, with the run's normalisation and number format."""
+    """Features of a split by one encoder, in float32, with the run's normalisation."""
 
-    def __init__(self, size: int, norm: Normalisation, precision: Precision, device: torch.device) -> None:
-        self.size, self.norm, self.precision, self.device = size, norm, precision, device
+    def __init__(self, size: int, norm: Normalisation, device: torch.device) -> None:
+        self.size, self.norm, self.device = size, norm, device
 
     def __call__(self, encoder: nn.Module, split: Split) -> Tensor:
-        return extract(
-            encoder,
-            split.read,
-            len(split),
-            transform=lambda images: self.precision.layout(
-                views.eval_view(images, self.size, self.norm.mean, self.norm.std)
-            ),
-            device=self.device,
-            autocast=torch.bfloat16 if self.precision.bf16 else None,
-        )
+        return extract(encoder, split.read, len(split), transform=self._clean, device=self.device)
+
+    def _clean(self, images: Tensor) -> Tensor:
+        return views.eval_view(images, self.size, self.norm.mean, self.norm.std)
 
 
-def judge(
-    run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: Normalisation, precision: Precision
-) -> dict[str, Any]:
-    """Judge the model of a run that just ended; writes evaluation.json and gallery.npz and returns the former."""
+def judge(run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: Normalisation) -> dict[str, Any]:
+    """Judge the model of a run that just ended; writes evaluation.json and gallery.npz and returns the former.
+
+    In float32, whatever the training ran in, so that `siamscope evaluate` finds the same figures.
+    """
     device = next(model.parameters()).device
-    encode = Encode(view_size(recipe), norm, precision, device)
+    encode = Encode(view_size(recipe), norm, device)
     untrained = build_backbone(recipe, dataset.train.channels).to(device)
     encoders = {"trained": model.online.backbone, "untrained": untrained}
     found = figures(encoders, encode, dataset, recipe.evaluation, recipe.train.seed)
@@ -132,33 +128,47 @@ def figures(
     chooser = Split.of(dataset.val, config.queries, seed)
     if split == "validation":  # choosing the penalty on the images that give the figure would flatter it
         chooser, bank = Split(bank.source, bank.indices[::10]), Split(bank.source, np.delete(bank.indices, np.s_[::10]))
-    out |= {"n_bank": len(bank), "knn": {}, "probe": {}, "seconds": {}}
+    out |= {"n_bank": len(bank), "knn": {}, "probe": {}, "seconds": {}, "notes": []}
     of: dict[str, Callable[[Split], Tensor]] = {name: partial(encode, encoder) for name, encoder in encoders.items()}
-    of["raw_pixels"] = _pixels
+    of["raw_pixels"] = partial(_pixels, most=COMPARED_PIXELS)
     for name, features in of.items():
         started = time.monotonic()
         x, q = features(bank), features(queries)
         found = knn(x, bank.labels, q, queries.labels, ks=config.ks, temperature=config.temperature)
         out["knn"][name] = {str(k): accuracy for k, accuracy in found.accuracy.items()}
+        out["notes"] += [found.note] if found.note and found.note not in out["notes"] else []
         if config.probe:
             if name == "raw_pixels":
                 features = partial(_pixels, most=PROBED_PIXELS)
                 x, q = features(bank), features(queries)
-            out["probe"][name] = _probe(x, bank.labels, features(chooser), chooser.labels, q, queries.labels, seed)
+            out["probe"][name], note = _probe(
+                x, bank.labels, features(chooser), chooser.labels, q, queries.labels, seed
+            )
+            out["notes"] += [f"linear probe, {name.replace('_', ' ')}: {note}"] if note else []
         out["seconds"][name] = round(time.monotonic() - started, 2)
     return out
 
 
-def _pixels(part: Split, most: int | None = None) -> Tensor:
-    return raw_pixels(part.read(np.arange(len(part), dtype=np.int64)), max_features=most)
+def _pixels(part: Split, most: int) -> Tensor:
+    """Pixels as features, in pieces; larger images are shrunk to at most `most` values: memory stays bounded."""
+    rows = np.arange(len(part), dtype=np.int64)
+    pieces = np.split(rows, range(PIECE, len(rows), PIECE))
+    return torch.cat([raw_pixels(part.read(piece), max_features=max(most, part.source.channels)) for piece in pieces])
 
 
-def _probe(x: Tensor, y: Any, val_x: Tensor, val_y: Any, test_x: Tensor, test_y: Any, seed: int) -> dict[str, Any]:
+def _probe(
+    x: Tensor, y: Any, val_x: Tensor, val_y: Any, test_x: Tensor, test_y: Any, seed: int
+) -> tuple[dict[str, Any], str]:
+    """The figures of a linear probe, and what one must know before quoting them."""
     found = linear_probe(x, y, val_x, val_y, test_x, test_y, seed=seed)
-    return {
-        "top1": found.top1, "top5": found.top5, "interval": list(found.interval), "l2": found.l2,
+    figures = {
+        "top1": found.top1,
+        "top5": found.top5,
+        "interval": list(found.interval),
+        "l2": found.l2,
         "converged": found.converged,
-    }  # fmt: skip
+    }
+    return figures, found.note
 
 
 def gallery(run: RunDir, recipe: Recipe, model: Siamese, encode: Encode, dataset: Dataset) -> None:

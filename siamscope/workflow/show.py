@@ -79,7 +79,8 @@ def sample_rows(source: Source, columns: int = 8, most: int = 10) -> tuple[list[
         found = np.flatnonzero(source.labels == label)
         if len(found):
             rows.append(np.resize(found[:columns], columns).astype(np.int64))
-            names.append(name if len(name) <= 24 else name[:23] + "…")
+            shown = name.encode("utf-8", "replace").decode()
+            names.append(shown if len(shown) <= 24 else shown[:23] + "…")
     return rows, names
 
 

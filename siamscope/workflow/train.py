@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 from siamscope import networks
 from siamscope import recipe as recipes
 from siamscope.data import Dataset, Loader, channel_stats
+from siamscope.data.memory import budget
 from siamscope.data.order import IidOrder
 from siamscope.networks.backbone import Backbone
 from siamscope.recipe import Recipe
-from siamscope.rundir import RunDir, RunError, write_text
+from siamscope.rundir import RunDir, RunError, explained, write_text
 from siamscope.training import checkpoint
 from siamscope.training.build import (
     Normalisation,
@@ -64,12 +66,14 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
         here = stack.enter_context(world(recipe.train.device))
         reporter = (reporter or Silent()) if here.first else Silent()
         run = RunDir(out)
-        if here.first:
-            run.check_free(overwrite)
+        here.on_first(lambda: run.check_free(overwrite))
         prepared = _prepare(recipe, here, reporter)
-        if here.first:  # only now, so that data or names that cannot be used leave nothing behind
+
+        def begin() -> None:  # only now, so that data or names that cannot be used leave nothing behind
             stack.enter_context(run.created(prepared.recipe, overwrite))
             _write_start(run, prepared, here)
+
+        here.on_first(begin)
         return _run(run, prepared, here, reporter)
 
 
@@ -85,8 +89,7 @@ def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | 
     with ExitStack() as stack:
         here = stack.enter_context(world(recipe.train.device))
         reporter = (reporter or Silent()) if here.first else Silent()
-        if here.first:
-            stack.enter_context(run.lock())
+        here.on_first(lambda: stack.enter_context(run.lock()))
         prepared = _prepare(recipe, here, reporter)
         _same_data(run, prepared.dataset)
         _restore(prepared, run, reporter)
@@ -100,9 +103,9 @@ class Prepared:
     recipe: Recipe
     dataset: Dataset
     norm: Normalisation
+    order: IidOrder
     trainer: Trainer
     monitor: Monitor
-    steps_per_epoch: int
     timings: dict[str, float]
     start: Checkpoint | None = None
 
@@ -112,31 +115,44 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter) -> Prepared:
     _configure(recipe)
     dataset = _shared_dataset(recipe, here, reporter)
     recipe = replace(recipe, data=replace(dataset.config, cache_dir=recipe.data.cache_dir))
+    if len(dataset.val) < 2:
+        raise RunError(
+            f"{dataset.name} leaves {len(dataset.val)} image to watch the training with; a spectrum needs at least 2: "
+            "use 4 images or more, or raise data.val_samples"
+        )
     norm = normalisation(dataset)
     channels = dataset.train.channels
-    IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed)  # refuses a batch larger than the data
+    order = IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed)
     recipe, timings = _resolve(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
-    trainer, per_epoch = build_trainer(recipe, channels, len(dataset.train), norm, here, precision)
+    trainer = build_trainer(recipe, channels, order.steps_per_epoch, norm, here, precision)
     monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
-    return Prepared(recipe, dataset, norm, trainer, monitor, per_epoch, timings)
+    return Prepared(recipe, dataset, norm, order, trainer, monitor, timings)
 
 
 def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Finished:
-    dataset, start, config = prepared.dataset, prepared.start, prepared.recipe.train
-    loop = Loop(prepared.trainer, prepared.monitor, run, reporter, prepared.steps_per_epoch)
+    dataset, start, order = prepared.dataset, prepared.start, prepared.order
+    loop = Loop(prepared.trainer, prepared.monitor, run, reporter, order.steps_per_epoch)
     if start:
         loop.start, loop.best, loop.reference = start.step, start.best, start.reference
-    order = IidOrder(len(dataset.train), config.batch_size, config.seed)
     with Loader(
-        dataset.train, order, rank=here.rank, world=here.size, device=here.device,
-        device_resident=not dataset.streams,
-    ) as loader:  # fmt: skip
+        dataset.train, order, rank=here.rank, world=here.size, device=here.device, device_resident=_fits(dataset, here)
+    ) as loader:
         try:
             outcome = loop.fit(images for images, _ in loader.batches(loop.start, prepared.trainer.steps))
         finally:
             reporter.close()
     return _finish(run, prepared, outcome, here, reporter)
+
+
+def _fits(dataset: Dataset, here: World) -> bool:
+    """Whether every process may keep all training images on its device."""
+    if dataset.streams or dataset.train.nbytes * here.size > budget(dataset.config.memory_budget_mb):
+        return False
+    if here.device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(here.device)
+    return dataset.train.nbytes < free // 3
 
 
 def _finish(run: RunDir, prepared: Prepared, outcome: Outcome, here: World, reporter: Reporter) -> Finished:
@@ -145,10 +161,9 @@ def _finish(run: RunDir, prepared: Prepared, outcome: Outcome, here: World, repo
         model = prepared.trainer.model
         export(run, prepared)
         reporter.say("judging the encoder")
-        evaluation = judge(run, prepared.recipe, model, prepared.dataset, prepared.norm, prepared.trainer.precision)
+        evaluation = judge(run, prepared.recipe, model, prepared.dataset, prepared.norm)
         known = json.loads(run.environment.read_text(encoding="utf-8"))
         run.write_json(run.environment, known | {"finished": environment.now()})
-    here.barrier()
     return Finished(run, outcome.step, outcome.signal, evaluation, here.first)
 
 
@@ -164,14 +179,13 @@ def export(run: RunDir, prepared: Prepared) -> None:
         "recipe": recipes.digest(recipe),
         "licence": "",
     }
-    networks.save_encoder(run.path, cast("Backbone", prepared.trainer.model.online.backbone), about)
+    with explained(run.path):
+        networks.save_encoder(run.path, cast("Backbone", prepared.trainer.model.online.backbone), about)
 
 
 def _shared_dataset(recipe: Recipe, here: World, reporter: Reporter) -> Dataset:
     """The data, decoded by rank 0 while the others wait."""
-    dataset = opened(recipe.data, reporter) if here.first else None
-    here.barrier()
-    return dataset or opened(recipe.data, Silent())
+    return here.on_first(lambda: opened(recipe.data, reporter)) or opened(recipe.data, Silent())
 
 
 def _same_data(run: RunDir, dataset: Dataset) -> None:
@@ -194,22 +208,27 @@ def normalisation(dataset: Dataset) -> Normalisation:
 def _configure(recipe: Recipe) -> None:
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
+    if recipe.train.deterministic:  # what cuBLAS needs to be deterministic; read when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if recipe.train.deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself is slow
         torch.use_deterministic_algorithms(recipe.train.deterministic)
 
 
 def _resolve(recipe: Recipe, channels: int, here: World) -> tuple[Recipe, dict[str, float]]:
     """The recipe with number format and layout decided, so that a resumed run computes in the same."""
-    decided = recipe.train.precision != "auto" and recipe.train.channels_last != "auto"
-    if decided:
+    config = recipe.train
+    if config.deterministic:  # a timed choice is not
+        precision, last = config.precision.replace("auto", "fp32"), config.channels_last.replace("auto", "off")
+        config = replace(config, precision=cast("Any", precision), channels_last=cast("Any", last))
+        recipe = replace(recipe, train=config)
+    if config.precision != "auto" and config.channels_last != "auto":
         return recipe, {}
-    precision, timings = choose_precision(
-        recipe, build_model(recipe, channels, World(device=here.device)), channels, here
-    )
+    alone = build_model(recipe, channels, World(device=here.device))
+    found, timings = choose_precision(recipe, alone, channels, here)
     chosen = replace(
         recipe.train,
-        precision="bf16" if precision.bf16 else "fp32",
-        channels_last="on" if precision.channels_last else "off",
+        precision="bf16" if found.bf16 else "fp32",
+        channels_last="on" if found.channels_last else "off",
     )
     return replace(recipe, train=chosen), timings
 
@@ -239,6 +258,7 @@ def _restore(prepared: Prepared, run: RunDir, reporter: Reporter) -> None:
     for note in notes:
         reporter.say(f"{note}; falling back to the one before")
     if prepared.trainer.world.first:
+        run.sweep()
         step = point.step if point else 0
         run.forget_after(step if point else -1)
         event = {"kind": "event", "step": step, "message": f"resumed after step {step}", "time": environment.now()}

@@ -89,11 +89,30 @@ def test_signals_save_and_say_how_to_resume(small, tmp_path, number, code):
     assert saved.step == losses(run)[-1][0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
-    with pytest.raises(NonFiniteLossError, match=r"(?s)at step \d+; the last good checkpoint is .*learning rate"):
-        train(small("simclr", train={"steps": 40, "checkpoint_steps": 1}, optim={"lr": 1e30}), tmp_path / "run")
-    for value in last(tmp_path / "run").values():
-        assert torch.isfinite(value).all()
+@pytest.mark.parametrize("method", ["simsiam", "byol", "simclr"])
+@pytest.mark.parametrize("interval", [1, 100])
+@pytest.mark.parametrize("lr", [1e30, 1e39])
+def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, method, interval, lr):
+    """Whether the loss, a measurement or a checkpoint sees it first; and what was saved before is good."""
+    recipe = small(
+        method, train={"steps": 40, "checkpoint_steps": 1}, optim={"lr": lr, "warmup_epochs": 2.0},
+        monitor={"interval": interval},
+    )  # fmt: skip
+    with pytest.raises(NonFiniteLossError, match=r"(?s)at step \d+; .* checkpoint.*learning rate"):
+        train(recipe, tmp_path / "run")
+    for path in checkpoint.numbered(RunDir(tmp_path / "run")):
+        assert all(torch.isfinite(value).all() for value in weights(path).values())
+
+
+def test_what_a_killed_process_left_is_swept(small, tmp_path):
+    train(small(train={"steps": 2}), tmp_path / "run")
+    left = tmp_path / "run" / "checkpoints" / ".step-00000009.pt.abc123"
+    mine = tmp_path / "run" / ".notes.of.mine"
+    left.write_bytes(b"half")
+    mine.write_text("keep")
+    resume(tmp_path / "run")
+    assert not left.exists()
+    assert mine.exists()
 
 
 def test_no_space_left_keeps_the_previous_checkpoint(small, tmp_path, monkeypatch):

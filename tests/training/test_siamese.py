@@ -19,6 +19,27 @@ def network(name: str = "simsiam", **cells) -> Siamese:
     return Siamese(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), 10, row).double()
 
 
+def test_heads_are_the_papers():
+    """SimSiam's last batch norm is bare; BYOL's last layers have no bias; SimCLR ends in a batch norm."""
+    kinds = {
+        name: [type(m).__name__ for m in Siamese(nn.Flatten(), 8, methods.get(name)).online.projector]
+        for name in methods.METHODS
+    }
+    block = ["Linear", "BatchNorm1d", "ReLU"]
+    assert kinds["simsiam"] == [*block, *block, "Linear", "BatchNorm1d"]
+    assert kinds["byol"] == [*block, "Linear"]
+    assert kinds["simclr"] == [*block, "Linear", "BatchNorm1d"]
+    simsiam, byol = (Siamese(nn.Flatten(), 512, methods.get(name)) for name in ("simsiam", "byol"))
+    assert not simsiam.online.projector[-1].affine
+    assert simsiam.online.projector[1].affine
+    expected = 512 * 2048 + 2 * 2048**2 + 2 * 2 * 2048
+    assert sum(p.numel() for p in simsiam.online.projector.parameters()) == expected
+    assert simsiam.predictor[0].bias is None
+    assert simsiam.predictor[3].bias.shape == (2048,)
+    assert byol.online.projector[-1].bias is None
+    assert byol.predictor[-1].bias is None
+
+
 def views(seed: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return list(torch.randn(2, 16, 3, 2, 2, generator=generator, dtype=torch.float64))
@@ -26,14 +47,14 @@ def views(seed: int = 3) -> list[torch.Tensor]:
 
 def gradient(model: Siamese) -> torch.Tensor:
     model.zero_grad()
-    model(views()).loss.backward()
+    model(views()).backward()
     return torch.cat([p.grad.flatten() for p in model.online.parameters()])
 
 
 def test_stop_gradient():
     """Detached and shared targets give the same loss and different gradients; by hand, the target is a constant."""
     detached, shared = network(target="detached"), network(target="shared")
-    assert torch.equal(detached(views()).loss, shared(views()).loss)
+    assert torch.equal(detached(views()), shared(views()))
     assert not torch.allclose(gradient(detached), gradient(shared))
     z = [detached.online(v) for v in views()]
     p = [detached.normalise(detached.predictor(x)) for x in z]
@@ -71,10 +92,20 @@ def test_the_target_network_gets_no_gradient(name):
 @pytest.mark.parametrize("name", list(methods.METHODS))
 def test_any_cell_can_change(name, target, normalise, predictor):
     model = network(name, target=target, normalise=normalise, predictor=predictor)
-    output = model(views())
-    assert torch.isfinite(output.loss)
-    assert output.embeddings[0].shape == (16, 8)
-    assert not output.embeddings[0].requires_grad
+    assert torch.isfinite(model(views()))
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_the_objective_never_sees_bf16(name):
+    """Under autocast the embeddings are bf16; normalisation, softmax and loss are float32, matrix products too."""
+    model = network(name, projector=Head(layers=2, hidden=16, out=8)).float()
+    seen = []
+    forward = model.objective.forward
+    model.objective.forward = lambda p, t: seen.append((p[0].dtype, (p[0] @ t[0].T).dtype)) or forward(p, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.online(views()[0].float()).dtype == torch.bfloat16
+        model([v.float() for v in views()])
+    assert seen == [(torch.float32, torch.float32)]
 
 
 def test_batch_normalised_embeddings_have_unit_variance():

@@ -8,7 +8,6 @@ import torch
 from siamscope.recipe import RecipeError
 from siamscope.training.build import Normalisation, build_model, build_trainer
 from siamscope.training.distributed import World
-from siamscope.training.monitor import gradient_norm
 from siamscope.training.precision import Precision, choose
 from siamscope.training.step import seeded
 
@@ -20,7 +19,7 @@ def images(n: int = 32) -> torch.Tensor:
 
 
 def trainer(recipe, precision=None):
-    return build_trainer(recipe, 3, 96, NORM, World(), precision or Precision())[0]
+    return build_trainer(recipe, 3, 3, NORM, World(), precision or Precision())
 
 
 def test_accumulation_is_the_mean_over_parts(small):
@@ -31,7 +30,7 @@ def test_accumulation_is_the_mean_over_parts(small):
     model = build_model(state.recipe, 3).train()
     generator = seeded(0, 1, 0)
     for part in images().chunk(2):
-        (model(state.make_views(part, generator)).loss / 2).backward()
+        (model(state.make_views(part, generator)) / 2).backward()
     expected = torch.cat([p.grad.flatten() for p in model.online.parameters()])
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-8)
     whole = trainer(small())
@@ -41,15 +40,17 @@ def test_accumulation_is_the_mean_over_parts(small):
 
 def test_accumulation_must_divide_a_process_share(small):
     with pytest.raises(RecipeError, match="accumulate"):
-        build_trainer(small(train={"accumulate": 32}), 3, 96, NORM, World(size=2), Precision())
+        build_trainer(small(train={"accumulate": 32}), 3, 3, NORM, World(size=2), Precision())
 
 
 def test_clipping_bounds_the_norm(small):
     free, clipped = trainer(small()), trainer(small(optim={"clip_norm": 1e-3}))
     for state in (free, clipped):
         state.step(1, images())
-    assert gradient_norm(free.model) > 1e-2
-    assert gradient_norm(clipped.model) == pytest.approx(1e-3, rel=1e-3)
+    assert free.gradient_norm() > 1e-2
+    assert clipped.gradient_norm() == pytest.approx(free.gradient_norm(), rel=1e-4)  # what it was before
+    after = torch.cat([p.grad.flatten() for p in clipped.model.parameters() if p.grad is not None]).norm()
+    assert after == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_step_depends_on_its_number_alone(small):
@@ -74,7 +75,7 @@ def test_ranks_draw_their_rows_of_the_same_views(small):
 
 def test_bf16_is_near_float32_and_statistics_stay_float32(small):
     full, half = trainer(small()), trainer(small(), Precision(bf16=True, channels_last=True))
-    losses = [state.step(1, images()).loss for state in (full, half)]
+    losses = [state.step(1, images()) for state in (full, half)]
     assert losses[1].dtype == torch.float32
     assert losses[1].item() == pytest.approx(losses[0].item(), abs=0.03)
     assert all(p.dtype == torch.float32 for p in half.model.parameters())
@@ -91,6 +92,8 @@ def test_the_probe_takes_the_fastest_and_respects_the_recipe():
     assert choose("auto", "auto", time_it)[0] == Precision(True, True)
     assert len(asked) == 4
     assert choose("fp32", "auto", time_it)[0] == Precision(False, True)
+    seconds |= {(False, True): 3.9, (True, False): 3.8, (True, True): 3.7}  # a gain within the noise
+    assert choose("auto", "auto", time_it)[0] == Precision(False, False)
     asked.clear()
     assert choose("bf16", "off", time_it) == (Precision(True, False), {})
     assert asked == []

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +107,7 @@ def test_evaluate_on_other_data(run, capsys):
 
 def test_embed(run, photos, tmp_path, capsys):
     out = tmp_path / "features.npz"
-    assert siamscope("embed", str(run), str(photos), "--size", "16", "--out", str(out), "--json") == 0
+    assert siamscope("embed", str(run), str(photos), "--out", str(out), "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     with np.load(out) as saved:
         assert saved["features"].shape == (104, facts["d"]) == (104, 32)
@@ -113,6 +115,22 @@ def test_embed(run, photos, tmp_path, capsys):
         assert sorted(set(saved["labels"])) == [0, 1]
         for name, label in zip(saved["names"], saved["labels"], strict=True):
             assert saved["class_names"][label] in name
+
+
+def test_the_runs_own_settings_are_the_defaults(run, photos, tmp_path, capsys):
+    """Images are prepared as in training (16 pixels), from a run as from an encoder file; single options change one."""
+    for encoder in (run, run / "encoder.safetensors"):
+        assert siamscope("embed", str(encoder), str(photos), "--out", str(tmp_path / "f.npz")) == 0
+        with np.load(tmp_path / "f.npz") as saved:
+            features = saved["features"][np.argsort(saved["names"])]
+        if encoder == run:
+            first = features
+    np.testing.assert_array_equal(first, features)
+    capsys.readouterr()
+    assert siamscope("evaluate", str(run), "--evaluation.queries", "10", "--evaluation.no-probe", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["n_queries"] == 10
+    assert figures["data"] == photos.name
 
 
 def test_report_of_several_runs(run, tmp_path, capsys):
@@ -153,10 +171,12 @@ def test_unlabelled_arrays_of_five_channels(tmp_path, capsys):
         (["train", "shapes", "--method", "simsaim"], ["did you mean 'simsiam'"]),
         (["train", "shapes", "--backbone", "resnet9"], ["did you mean 'resnet8'"]),
         (["train", "shapes", "--policy", "simclear"], ["did you mean 'simclr'"]),
-        (["train", "shapes", "--samples", "100"], ["batch of 256", "100 training images"]),
+        (["train", "shapes", "--samples", "40"], ["batch of 64", "40 training images"]),
         (["train", "shapes", "--lr", "-1"], ["optim.lr"]),
         (["train", "shapes", "--normalise", "none", "--method", "simsiam"], ["unbounded"]),
-        (["train", "shapes", "--device", "cuda:99"], ["no GPU", "'cpu'"]),
+        (["train", "shapes", "--device", "cuda:99"], ["cuda:99", "no GPU", "'cpu'"]),
+        (["train", "shapes", "--device", "gpu"], ["auto, cpu, cuda"]),
+        (["methods", "foo*"], ["no method matches"]),
         (["resume", "nowhere"], ["no run directory"]),
         (["embed", "nowhere", "shapes"], ["nowhere"]),
     ],
@@ -179,9 +199,17 @@ def test_a_run_is_not_overwritten_by_accident(run, capsys, tmp_path):
     assert "--overwrite" in error
     assert "siamscope resume" in error
     assert (run / "encoder.safetensors").read_bytes() == before
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "thesis.tex").write_text("dear")
+    assert siamscope("train", "shapes", "--out", str(copy), "--overwrite", *SMALL) == 2
+    assert "thesis.tex" in capsys.readouterr().err
+    assert (copy / "encoder.safetensors").read_bytes() == before
+    shutil.rmtree(copy)
+    (tmp_path / "recipe.toml").write_text("")
     (tmp_path / "letter.txt").write_text("dear")
     assert siamscope("train", "shapes", "--out", str(tmp_path), "--overwrite", *SMALL) == 2
-    assert "holds other files" in capsys.readouterr().err
+    assert "files that are not a run's" in capsys.readouterr().err
     assert (tmp_path / "letter.txt").read_text() == "dear"
     assert siamscope("train", "shapes", "--out", str(tmp_path / "letter.txt"), *SMALL) == 2
 
@@ -192,6 +220,40 @@ def test_overwrite_and_changed_cells(tmp_path, capsys):
         assert siamscope("train", "shapes", "--method", "simsiam", "--out", str(out), *SMALL, *cells, "--quiet") == 0
     row = recipes.load(out / "recipe.toml").method
     assert (row.name, row.target, row.predictor) == ("simsiam", "shared", "none")
+
+
+@pytest.mark.parametrize(("count", "code"), [(1, 2), (3, 2), (4, 0), (12, 0)])
+def test_small_folders(tmp_path, capsys, count, code):
+    """Too few images are refused before a run directory exists; a handful trains."""
+    (tmp_path / "few").mkdir()
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "few" / f"{i}.png")
+    arguments = [*SMALL[:2], *SMALL[8:], "--batch-size", "2", "--out", str(tmp_path / "run"), "--quiet"]
+    assert siamscope("train", str(tmp_path / "few"), *arguments) == code
+    assert (tmp_path / "run").exists() == (code == 0)
+    if code:
+        assert "at least 2" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """A folder and files whose names are Latin-1 bytes: the run is written and can be resumed."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(folder / os.fsdecode(b"\xe9%d.png" % i))
+    run = str(tmp_path / "run")
+    arguments = [*SMALL[:2], *SMALL[8:], "--batch-size", "2", "--out", run, "--quiet"]
+    assert siamscope("train", str(folder), *arguments) == 0
+    assert siamscope("resume", run, "--quiet") == 0
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m siamscope methods | head -c 10"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def test_help_is_complete_and_quick():

@@ -277,7 +277,7 @@ def _print_figures(found: dict[str, Any]) -> None:
     names = {"trained": "trained encoder", "untrained": "untrained encoder", "raw_pixels": "raw pixels"}
     ks = list(found["knn"]["trained"])
     print(f"accuracy on {found['n_queries']} {found['split']} images, {found['n_bank']} training images in the bank")
-    print(f"{'':<18}" + "".join(f"{k + '-NN':>9}" for k in ks) + f"{'linear':>10}")
+    print(f"{'':<18}" + "".join(f"{k + '-NN':>9}" for k in ks) + (f"{'linear':>10}" if found["probe"] else ""))
     for key, title in names.items():
         line = f"{title:<18}" + "".join(f"{100 * found['knn'][key][k]:>8.1f} %"[-9:] for k in ks)
         probe = found["probe"].get(key)

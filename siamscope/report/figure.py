@@ -27,8 +27,8 @@ def overview(run_dir: str | Path, out: str | Path, dpi: int = 150) -> Path:
     from matplotlib.figure import Figure
 
     run = read_run(Path(run_dir))
-    figure = Figure(figsize=(11, 3.5), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1.1, 1.0])
+    figure = Figure(figsize=(11.5, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1.0, 1.2, 1.1])
     _views(left, run)
     _curve(middle, run)
     _map(right, run)
@@ -105,13 +105,14 @@ def _map(axes: Any, run: RunData) -> None:
     if run.gallery is None or found is None:
         axes.set_title("no map stored", fontsize=10)
         return
-    for label in np.unique(found.labels):
+    labels = np.unique(found.labels)
+    for label in labels:
         points = found.points[found.labels == label]
         colour = COLOURS[label % len(COLOURS)] if label >= 0 else BASELINE
-        axes.scatter(points[:, 0], points[:, 1], s=5, color=colour, linewidths=0)
-        name = run.gallery.class_name(int(label))
-        if name and len(np.unique(found.labels)) <= 12:
-            x, y = np.median(points, axis=0)
-            axes.annotate(name[:18], (x, y), fontsize=7, ha="center", va="center", color="black",
-                          bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.7})  # fmt: skip
+        name = run.gallery.class_name(int(label)) or "no label"
+        axes.scatter(points[:, 0], points[:, 1], s=5, color=colour, linewidths=0, label=name[:18])
+    if 1 < len(labels) <= 12:
+        axes.legend(
+            fontsize=7, markerscale=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0
+        )
     axes.set_title("features of validation images (PCA)", fontsize=10)

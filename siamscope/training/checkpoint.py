@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 
 from siamscope import recipe as recipes
 from siamscope.recipe import Recipe
-from siamscope.rundir import RunDir, write_atomically
+from siamscope.rundir import RunDir, explained, write_atomically
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d+)\.pt$")
@@ -52,10 +54,22 @@ def save(run: RunDir, recipe: Recipe, point: Checkpoint, keep: int, is_best: boo
     path = run.checkpoints / f"step-{point.step:08d}.pt"
     write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
     if is_best:
-        write_atomically(run.checkpoints / "best.pt", lambda stream: stream.write(buffer.getbuffer()))
+        _link(path, run.checkpoints / "best.pt")
     for old in numbered(run)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _link(path: Path, name: Path) -> None:
+    """`name` becomes another name of the same file, so that the best checkpoint costs no second copy."""
+    temporary = name.with_name(f".{name.name}.link.{os.getpid()}")
+    with explained(name):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        temporary.replace(name)
 
 
 def numbered(run: RunDir) -> list[Path]:

@@ -65,6 +65,15 @@ def test_torch_is_not_imported(code):
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, cwd=ROOT)
 
 
+def test_the_readme_shows_the_table_of_methods():
+    """A row of the README for every row of the table, cell by cell."""
+    from siamscope.methods import METHODS
+
+    readme = (ROOT / "README.md").read_text()
+    for row in METHODS.values():
+        assert f"| `{row.name}` | {row.normalise} | {row.target} | {row.predictor} | {row.objective} |" in readme
+
+
 def test_no_file_is_too_long():
     lines = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")}
     assert not {name: count for name, count in lines.items() if count > 400}

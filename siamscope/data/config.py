@@ -18,7 +18,6 @@ class DataConfig:
     """Which images to use, how large they are stored, and how they are split.
 
     Every field is a plain number, text or truth value, so the configuration can be written as TOML and read back.
-    A value out of range raises DataError, which names the field.
     """
 
     source: str = "shapes"

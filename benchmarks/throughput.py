@@ -67,7 +67,7 @@ def trainer(backbone: str, width: float, batch: int, colour: str, precision: Pre
         views=dataclasses.replace(base.views, colour=colour),
         train=dataclasses.replace(base.train, batch_size=batch, steps=1000),
     )
-    return build_trainer(recipe, 3, 50_000, Normalisation(MEAN, STD), World(), precision)[0]
+    return build_trainer(recipe, 3, 195, Normalisation(MEAN, STD), World(), precision)
 
 
 def rates(jobs: dict[str, Callable[[], None]], images: int, rounds: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from siamscope.evaluation.bootstrap import accuracy_interval
 from siamscope.evaluation.errors import Array, EvaluationError, feature_matrix, label_vector
 from siamscope.evaluation.linear import LinearClassifier, LogisticFit, accuracy
 
-L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)

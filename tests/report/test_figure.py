@@ -21,7 +21,7 @@ def test_a_run_with_nothing_but_a_recipe(tmp_path):
     (tmp_path / "recipe.toml").write_text("")
     (tmp_path / "metrics.jsonl").write_text('{"kind":"monitor","step":0,"feature_effective_rank":3.0}\n')
     with Image.open(overview(tmp_path, tmp_path / "deep" / "picture.png", dpi=50)) as image:
-        assert image.size == (550, 175)
+        assert image.size == (575, 170)
 
 
 def test_errors(tmp_path):

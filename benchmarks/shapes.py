@@ -1,6 +1,6 @@
 """Measure the `shapes` data set: drawing speed, and how far raw pixels, untrained networks and (on demand) labels get.
 
-    python benchmarks/shapes.py [--supervised] [--out benchmarks/shapes.json]
+    python benchmarks/shapes.py [--supervised] [--out benchmarks/results/shapes.json]
 
 Times are CPU seconds of one thread (time.process_time), so other programs on the machine hardly disturb them.
 k-NN: bank of 10,000 images, 2,000 queries, k = 1, 5, 20, 200; the best of them is the one to quote. Raw pixels are
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--supervised", action="store_true", help="also train a ResNet-8 with labels (minutes)")
     parser.add_argument("--epochs", type=int, default=15, help="of the supervised training")
     parser.add_argument("--train", type=int, default=10_000, help="images of the supervised training")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/shapes.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {"machine": machine(), "command": "python " + " ".join(sys.argv)}
@@ -81,7 +81,7 @@ def tensors(start: int, count: int) -> tuple[Tensor, Tensor]:
 
 def untrained(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return networks.create("resnet8").eval()
+    return networks.create("resnet8", zero_init_residual=False).eval()
 
 
 @torch.no_grad()

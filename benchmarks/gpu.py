@@ -1,0 +1,62 @@
+"""SimSiam and BYOL with ResNet-18 on CIFAR-10 on a GPU: images a second, and k-NN after a given number of epochs.
+
+    python benchmarks/gpu.py CIFAR_FOLDER --epochs 20 --out benchmarks/results/gpu.json
+
+The recipes are the published ones (`simsiam-cifar10`, `byol-cifar10`) with their cosine shortened to `--epochs`. Words after `--`
+go to `siamscope train` as they are (for a trial without a GPU: `-- --device cpu --steps 2 --samples 1024 --batch-size 64`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from siamscope.rundir import read_jsonl
+
+
+def train(method: str, data: Path, epochs: float, run: Path, more: list[str]) -> dict[str, Any]:
+    """One run: figures, speed after the first tenth of the steps, and the machine as the run describes it."""
+    command = [sys.executable, "-m", "siamscope", "train", str(data), "--recipe", f"{method}-cifar10"]
+    command += ["--epochs", str(epochs), "--device", "cuda", "--out", str(run), "--quiet", "--json", *more]
+    start = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures = json.loads(done.stdout)
+    speeds = [line["images_per_second"] for line in read_jsonl(run / "metrics.jsonl") if line["kind"] == "step"]
+    return {
+        "method": method,
+        "seconds": round(time.monotonic() - start, 1),
+        "images_per_second": statistics.median(speeds[len(speeds) // 10 :]),
+        "verdict": figures["verdict"]["status"],
+        "knn": figures["knn"],
+        "linear": {name: found["top1"] for name, found in figures["probe"].items()},
+        "machine": json.loads((run / "environment.json").read_text()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    parser.add_argument("more", nargs="*", help="further options of siamscope train, after --")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for method in ("simsiam", "byol"):
+            rows.append(train(method, args.data, args.epochs, Path(folder) / method, args.more))
+            args.out.write_text(json.dumps({"command": " ".join(sys.argv), "runs": rows}, indent=1) + "\n")
+            print(
+                f"{method}: {rows[-1]['images_per_second']:,.0f} images/s, k-NN {rows[-1]['knn']['trained']}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py CIFAR_FOLDER --epochs 20 --out benchmarks/results/gpu.json
 
-The recipes are the published ones (`simsiam-cifar10`, `byol-cifar10`) with their cosine shortened to `--epochs`. Words after `--`
-go to `siamscope train` as they are (for a trial without a GPU: `-- --device cpu --steps 2 --samples 1024 --batch-size 64`).
+The recipes are the published ones (`simsiam-cifar10`, `byol-cifar10`) with their cosine shortened to `--epochs`. Other
+options go to `siamscope train` (a trial without a GPU: `--device cpu --steps 2 --samples 1024 --batch-size 64`).
 """
 
 from __future__ import annotations
@@ -45,12 +45,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
-    parser.add_argument("more", nargs="*", help="further options of siamscope train, after --")
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for method in ("simsiam", "byol"):
-            rows.append(train(method, args.data, args.epochs, Path(folder) / method, args.more))
+            rows.append(train(method, args.data, args.epochs, Path(folder) / method, more))
             args.out.write_text(json.dumps({"command": " ".join(sys.argv), "runs": rows}, indent=1) + "\n")
             print(
                 f"{method}: {rows[-1]['images_per_second']:,.0f} images/s, k-NN {rows[-1]['knn']['trained']}",

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training": {"objectives", "collapse", "views", "networks", "evaluation", "data", "recipe", "methods", "rundir"},
     "workflow": {
         "training", "objectives", "collapse", "views", "networks", "evaluation", "data", "recipe", "methods", "rundir",
+        "report",
     },
 }  # fmt: skip
 

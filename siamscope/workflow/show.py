@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from siamscope.data import Dataset
 from siamscope.data.source import Source
 from siamscope.recipe import Recipe
+from siamscope.report.figure import mosaic
 from siamscope.rundir import write_atomically
 from siamscope.training.progress import Reporter, Silent
 from siamscope.workflow.judge import augmented
@@ -58,12 +59,12 @@ def picture(recipe: Recipe, dataset: Dataset, out: Path) -> None:
         (left, images, f"{dataset.name}: samples"),
         (right, pairs, f"one image and {pairs.shape[1] - 1} views of it ({recipe.views.policy})"),
     ):
-        axes.imshow(tiled(block), interpolation="nearest")
+        axes.imshow(mosaic(block), interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
     if names:
-        side = tiled(images).shape[0] / len(rows)
+        side = mosaic(images).shape[0] / len(rows)
         left.set_yticks([side * (i + 0.5) for i in range(len(rows))], names, fontsize=8)
         left.tick_params(length=0)
     write_atomically(out, lambda stream: figure.savefig(stream, format="png", dpi=150))
@@ -82,15 +83,3 @@ def sample_rows(source: Source, columns: int = 8, most: int = 10) -> tuple[list[
             shown = name.encode("utf-8", "replace").decode()
             names.append(shown if len(shown) <= 24 else shown[:23] + "…")
     return rows, names
-
-
-def tiled(block: NDArray[np.uint8], gap: int = 2) -> NDArray[np.uint8]:
-    """(R, N, C, H, W) uint8 as one RGB picture (grey repeated; of more than three channels the first three)."""
-    r, n, c, h, w = block.shape
-    rgb = block[:, :, :3] if c >= 3 else np.repeat(block[:, :, :1], 3, axis=2)
-    canvas = np.full((r * (h + gap) - gap, n * (w + gap) - gap, 3), 255, np.uint8)
-    for i in range(r):
-        for j in range(n):
-            y, x = i * (h + gap), j * (w + gap)
-            canvas[y : y + h, x : x + w] = rgb[i, j].transpose(1, 2, 0)
-    return canvas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,19 +33,20 @@ class Group:
     gather: Callable[[Tensor], Tensor] = _identity
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss on the embeddings of several views, with the closed form of its gradient.
 
     `forward(online, target)` takes one (n, d) tensor a view from the online branch (after the predictor, normalised)
     and one from the target branch, and returns the mean over the ordered pairs of different views, a scalar.
     """
 
+    @abstractmethod
     def forward(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+        """The loss, a scalar."""
 
+    @abstractmethod
     def gradient_terms(self, online: Sequence[Tensor], target: Sequence[Tensor], view: int = 0) -> GradientTerms:
         """The gradient of `forward` with respect to `online[view]`, the target held fixed, in closed form."""
-        raise NotImplementedError
 
 
 def ordered_pairs(views: int) -> Iterator[tuple[int, int]]:

@@ -36,10 +36,18 @@ def figures(runs: Sequence[RunData]) -> Html:
     return join(_accuracies(runs), _knn_by_k(runs), _measures(runs))
 
 
-def _splits(runs: Sequence[RunData]) -> list[str]:
-    """The splits that the runs' figures were measured on, each once."""
-    measured = [run.evaluation for run in runs if run.evaluation and (run.evaluation.knn or run.evaluation.probe)]
-    return list(dict.fromkeys(one.split for one in measured))
+def _measured_on(runs: Sequence[RunData]) -> list[str]:
+    """What the runs' figures were measured on, as "test split of shapes", each once."""
+    measured = [run for run in runs if run.evaluation and (run.evaluation.knn or run.evaluation.probe)]
+    return list(dict.fromkeys(_images(run) for run in measured))
+
+
+def _images(run: RunData) -> str:
+    """The images of a run's figures in words, or a dash."""
+    if not run.evaluation:
+        return DASH
+    data = (run.environment or {}).get("data")
+    return f"{run.evaluation.split} split" + (f" of {data}" if isinstance(data, str) else "")
 
 
 def _marked(values: Sequence[float], texts: Sequence[str], comparable: bool) -> list[Html | str]:
@@ -52,8 +60,8 @@ def _marked(values: Sequence[float], texts: Sequence[str], comparable: bool) -> 
 def _accuracies(runs: Sequence[RunData]) -> Html | None:
     if not any(run.evaluation and (run.evaluation.knn or run.evaluation.probe) for run in runs):
         return paragraph("No accuracies: no run was evaluated with labels.", class_="absent")
-    splits = _splits(runs)
-    same = len(splits) == 1
+    images = _measured_on(runs)
+    same = len(images) == 1
     columns: list[list[Html | str]] = [[name(run.label) for run in runs], [_headline_k(run) for run in runs]]
     head = ["Run", "k"]
     for encoder in ENCODERS:
@@ -71,10 +79,10 @@ def _accuracies(runs: Sequence[RunData]) -> Html | None:
             texts = [percent(top) for top in tops]
         columns.append(_marked(tops, texts, same) if encoder == "trained" else list(texts))
         head.append(f"Probe, {ENCODER_NAMES[encoder]}")
-    if not same:  # figures of different splits must not pass for comparable
-        columns.insert(1, [run.evaluation.split if run.evaluation else DASH for run in runs])
-        head.insert(1, "Split")
-    where = f" ({splits[0]} split); the best trained encoder is marked" if same else "; the splits differ: none is best"
+    if not same:  # figures of different images must not pass for comparable
+        columns.insert(1, [_images(run) for run in runs])
+        head.insert(1, "Images")
+    where = f" ({images[0]}); the best trained encoder is marked" if same else "; the images differ: none is best"
     caption = f"Accuracy of features beside their baselines{where}"
     return table(head, list(zip(*columns, strict=True)), caption=caption)
 
@@ -92,7 +100,7 @@ def _knn_by_k(runs: Sequence[RunData]) -> Html | None:
     columns: list[list[Html | str]] = [[name(run.label) for run in runs]]
     for k in ks:
         values = [by_k.get(k, math.nan) for by_k in measured]
-        columns.append(_marked(values, [percent(value) for value in values], len(_splits(runs)) == 1))
+        columns.append(_marked(values, [percent(value) for value in values], len(_measured_on(runs)) == 1))
     head = ["Run", *(f"k = {k}" for k in ks)]
     return table(head, list(zip(*columns, strict=True)), caption="k-NN accuracy of the trained encoder for each k")
 

@@ -199,11 +199,16 @@ def test_comparison_marks_the_best_and_lists_differences(tmp_path: Path, page: R
     assert len(rows) == 2 and "shared" in section and "detached" in section
 
 
-def test_no_best_across_splits(tmp_path: Path, page: Read) -> None:
+@pytest.mark.parametrize("what", ["split", "data"])
+def test_no_best_across_different_images(tmp_path: Path, page: Read, what: str) -> None:
     dirs = [runs.healthy(tmp_path / "one"), runs.collapsed(tmp_path / "two")]
-    (dirs[1] / "evaluation.json").write_text(json.dumps(runs.evaluation() | {"split": "test"}))
+    if what == "split":
+        (dirs[1] / "evaluation.json").write_text(json.dumps(runs.evaluation() | {"split": "test"}))
+    else:
+        (dirs[1] / "environment.json").write_text(json.dumps(runs.ENVIRONMENT | {"data": "other photos"}))
     found = page(report.write(dirs, tmp_path / "both.html"))
-    assert 'class="best"' not in found.source and "the splits differ" in found.text
+    assert 'class="best"' not in found.source and "the images differ" in found.text
+    assert ("other photos" if what == "data" else "test split") in found.text
 
 
 def test_label_of_runs_tells_them_apart(tmp_path: Path, page: Read) -> None:

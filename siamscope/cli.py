@@ -284,6 +284,7 @@ def _print_figures(found: dict[str, Any]) -> None:
         if probe:
             low, high = probe["interval"]
             line += f"{100 * probe['top1']:>8.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
+            line += f"  top-5 {100 * probe['top5']:.1f} %" if probe["top5"] is not None else ""
         print(line)
     for note in found["notes"]:
         print(f"note: {note}")

@@ -135,6 +135,9 @@ class Loop:
 
     def _write_step(self, number: int, loss: float, rate: float, momentum: float, speed: float) -> None:
         record: dict[str, Any] = {"kind": "step", "step": number, "epoch": self.epoch(number), "loss": loss, "lr": rate}
+        for group in self.trainer.optimizer.param_groups:
+            if group["constant"]:
+                record["lr_predictor"] = group["lr"]
         if self.trainer.model.target is not None:
             record["momentum"] = momentum
         self.run.append_metrics(record | {"images_per_second": round(speed, 1)})

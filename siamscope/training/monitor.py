@@ -107,7 +107,7 @@ class Monitor:
         bank = self._encode(model.online.backbone, self.bank.images)
         k = min(self.config.k, len(bank))
         result = knn(
-            bank.cpu(), bank_labels.cpu(), features.cpu(), labels.cpu(),
+            bank, bank_labels, features, labels,
             ks=(k,), temperature=self.config.temperature,
         )  # fmt: skip
         return float(result.accuracy[k])

@@ -179,6 +179,18 @@ def test_nothing_is_unpickled(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("constant", [True, False])
+def test_rates_in_the_log(small, tmp_path, constant):
+    """The encoder's rate falls by the cosine; the predictor's is logged where it is held constant."""
+    train(small(train={"steps": 4}, optim={"lr": 0.8, "constant_predictor_lr": constant}), tmp_path / "run")
+    lines = [line for line in read_jsonl(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "step"]
+    rates = [line["lr"] for line in lines]
+    assert rates[0] == pytest.approx(0.8 * 32 / 256)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert [line.get("lr_predictor") for line in lines] == [0.1 if constant else None] * 4
+
+
 def test_keeps_the_last_and_the_best(small, tmp_path):
     train(small(train={"steps": 8, "checkpoint_steps": 1, "keep": 3}), tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())

@@ -251,9 +251,10 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def test_a_reader_that_stops_reading_is_no_error():
-    command = f"{sys.executable} -m siamscope methods | head -c 10"
+    """`true` is gone long before the table is printed."""
+    command = f"{sys.executable} -m siamscope methods | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_is_complete_and_quick():

@@ -8,137 +8,138 @@ cells below. A new method is a new row; "SimSiam with a momentum target" is one 
 >>> dataclasses.replace(get("simsiam"), target="momentum").target
 'momentum'
 
-Nothing elsewhere branches on a method's name. This file imports neither torch nor numpy.
+Nothing elsewhere branches on a method's name. This file imports neither torch nor numpy. What each cell means:
+`siamscope.row`.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
 
-from tyro.conf import Suppress, arg
-
-Normalise = Literal["l2", "batch", "none"]
-Target = Literal["shared", "detached", "momentum"]
-Predictor = Literal["none", "linear", "mlp"]
-Objective = Literal["asymmetric", "contrastive"]
-Norm = Literal["none", "batch", "batch-no-affine"]
-
-
-class MethodError(ValueError):
-    """An unknown method, or a combination of cells that has no meaning."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """A multi-layer perceptron as data: `layers - 1` times (linear, norm, ReLU), then (linear, last norm)."""
-
-    layers: int = 2
-    """Linear layers."""
-    hidden: int = 2048
-    """Width of the hidden layers."""
-    out: int = 2048
-    """Width of the output; for a predictor it is always the projector's, and this value is not used."""
-    norm: Norm = "batch"
-    """Normalisation after each hidden layer."""
-    last_norm: Norm = "none"
-    """Normalisation after the last layer."""
-    last_bias: bool = True
-    """Whether the last layer has a bias; a bias before a batch norm is left out in any case."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row: the cells of a Siamese method with their parameters."""
-
-    name: Annotated[str, arg(aliases=("--method",))] = "simsiam"
-    """Name of the row that the other cells start from; see `siamscope methods`."""
-    normalise: Annotated[Normalise, arg(aliases=("--normalise",))] = "l2"
-    """How embeddings are normalised before the objective: to unit length, per dimension over the batch, or not."""
-    target: Annotated[Target, arg(aliases=("--target",))] = "detached"
-    """The other branch: shared weights with gradient, the same detached, or a momentum (EMA) copy."""
-    predictor: Annotated[Predictor, arg(aliases=("--predictor",))] = "mlp"
-    """What stands between the projector and the objective on the online branch."""
-    objective: Annotated[Objective, arg(aliases=("--objective",))] = "asymmetric"
-    """The loss: pull to the target only (asymmetric), or against other samples by softmax (contrastive)."""
-    projector: Head = field(default_factory=Head)
-    """Layers between the backbone and the embedding."""
-    predictor_head: Head = field(default_factory=lambda: Head(layers=2, hidden=512))
-    """Layers of the predictor when it is `mlp`."""
-    distance: Literal["cosine", "euclidean"] = "cosine"
-    """Asymmetric objective: minus the cosine, or the squared distance (2 - 2 cos on unit vectors)."""
-    temperature: Annotated[float, arg(aliases=("--temperature",))] = 0.2
-    """Contrastive objective: softmax temperature."""
-    momentum: float = 0.99
-    """Momentum target: EMA coefficient at the first step."""
-    momentum_end: float = 1.0
-    """Momentum target: EMA coefficient at the last step (cosine in between; set equal to `momentum` for a constant)."""
-    momentum_buffers: Literal["copy", "average"] = "copy"
-    """Momentum target: copy the online network's batch-norm buffers, or average them as the weights."""
-    paper: Suppress[str] = ""
-    """Citation."""
-
-    def __post_init__(self) -> None:
-        problem = _meaningless(self)
-        if problem:
-            raise MethodError(f"method {self.name!r}: {problem}")
-
-
-def _meaningless(m: Method) -> str | None:
-    """Why this combination of cells has no meaning, or None."""
-    if m.objective == "asymmetric" and m.distance == "cosine" and m.normalise == "none":
-        return (
-            "normalise 'none' leaves the cosine objective unbounded below (the embeddings only have to grow); "
-            "use normalise 'l2', or distance 'euclidean'"
-        )
-    if not m.temperature > 0:
-        return f"temperature must be above 0, got {m.temperature}"
-    for name in ("momentum", "momentum_end"):
-        if not 0 <= getattr(m, name) <= 1:
-            return f"{name} must lie in [0, 1], got {getattr(m, name)}"
-    for name in ("projector", "predictor_head"):
-        head: Head = getattr(m, name)
-        if min(head.layers, head.hidden, head.out) < 1:
-            return f"{name}: layers, hidden and out must be at least 1, got {head}"
-    return None
-
+from siamscope.row import Head, Method, MethodError, PredictorOptions
 
 _ROWS = (
+    # ------------------------------------------------------------------------------ contrastive: other samples repel
     Method(
-        name="simsiam",
-        normalise="l2",
-        target="detached",
-        predictor="mlp",
-        objective="asymmetric",
+        name="simclr", normalise="l2", target="shared", predictor="none", objective="contrastive",
+        projector=Head(layers=2, hidden=2048, out=128, last_norm="batch"), temperature=0.5,
+        paper="Chen et al. 2020, A simple framework for contrastive learning, arXiv:2002.05709",
+    ),
+    Method(
+        name="mocov2", normalise="l2", target="momentum", predictor="none", objective="contrastive",
+        projector=Head(layers=2, hidden=2048, out=128, norm="none"), temperature=0.2,
+        negatives="bank", bank=65_536, momentum=0.999, momentum_end=0.999,
+        paper="Chen et al. 2020, Improved baselines with momentum contrastive learning, arXiv:2003.04297",
+    ),
+    Method(
+        name="mocov3", normalise="l2", target="momentum", predictor="mlp", objective="contrastive",
+        projector=Head(layers=2, hidden=4096, out=256, last_norm="batch-no-affine"),
+        predictor_head=Head(layers=2, hidden=4096, last_norm="batch-no-affine"),
+        temperature=1.0, negatives="other-view", momentum=0.99,
+        paper="Chen, Xie & He 2021, An empirical study of training self-supervised ViTs, arXiv:2104.02057",
+    ),
+    Method(
+        name="nnclr", normalise="l2", target="detached", predictor="mlp", objective="contrastive",
+        projector=Head(layers=3, hidden=2048, out=256, last_norm="batch"),
+        predictor_head=Head(layers=2, hidden=4096),
+        temperature=0.1, negatives="other-view", neighbour=True, bank=98_304,
+        paper="Dwibedi et al. 2021, With a little help from my friends: nearest neighbours, arXiv:2104.14548",
+    ),
+    # ------------------------------------------------------- asymmetric: only a pull; the predictor keeps samples apart
+    Method(
+        name="byol", normalise="l2", target="momentum", predictor="mlp", objective="asymmetric", distance="euclidean",
+        projector=Head(layers=2, hidden=4096, out=256, last_bias=False),
+        predictor_head=Head(layers=2, hidden=4096, last_bias=False), momentum=0.996,
+        paper="Grill et al. 2020, Bootstrap your own latent, arXiv:2006.07733",
+    ),
+    Method(
+        name="simsiam", normalise="l2", target="detached", predictor="mlp", objective="asymmetric",
         projector=Head(layers=3, hidden=2048, out=2048, last_norm="batch-no-affine", last_bias=False),
         predictor_head=Head(layers=2, hidden=512),
         paper="Chen & He 2021, Exploring simple Siamese representation learning, arXiv:2011.10566",
     ),
     Method(
-        name="byol",
-        normalise="l2",
-        target="momentum",
-        predictor="mlp",
-        objective="asymmetric",
-        distance="euclidean",
-        projector=Head(layers=2, hidden=4096, out=256, last_bias=False),
-        predictor_head=Head(layers=2, hidden=4096, last_bias=False),
-        momentum=0.996,
-        paper="Grill et al. 2020, Bootstrap your own latent, arXiv:2006.07733",
+        name="directpred", normalise="l2", target="momentum", predictor="directpred", objective="asymmetric",
+        projector=Head(layers=2, hidden=512, out=128), predictor_options=PredictorOptions(rho=0.3, eps=0.1),
+        momentum=0.996, momentum_end=0.996,
+        paper="Tian, Chen & Ganguli 2021, Understanding self-supervised learning dynamics, arXiv:2102.06810",
     ),
     Method(
-        name="simclr",
-        normalise="l2",
-        target="shared",
-        predictor="none",
-        objective="contrastive",
-        projector=Head(layers=2, hidden=2048, out=128, last_norm="batch"),
-        temperature=0.5,
-        paper="Chen et al. 2020, A simple framework for contrastive learning, arXiv:2002.05709",
+        name="directset", normalise="l2", target="momentum", predictor="directset", objective="asymmetric",
+        projector=Head(layers=2, hidden=512, out=128),
+        predictor_options=PredictorOptions(rho=0.5, eps=0.3, power=2.0), momentum=0.996, momentum_end=0.996,
+        paper="Wang et al. 2021, Towards demystifying representation learning, DirectSet(alpha), arXiv:2110.04947",
     ),
-)
+    Method(
+        name="directcopy", normalise="l2", target="momentum", predictor="directcopy", objective="asymmetric",
+        projector=Head(layers=2, hidden=512, out=128), predictor_options=PredictorOptions(rho=0.5, eps=0.3),
+        momentum=0.996, momentum_end=0.996,
+        paper="Wang et al. 2021, Towards demystifying representation learning, DirectCopy, arXiv:2110.04947",
+    ),
+    Method(
+        name="isoloss", normalise="l2", target="detached", predictor="directpred", objective="asymmetric",
+        projector=Head(layers=2, hidden=512, out=128),
+        predictor_options=PredictorOptions(rho=0.3, eps=0.1, straight_through=True),
+        paper="Halvagal, Laborieux & Zenke 2023, Implicit variance regularization, arXiv:2212.04858",
+    ),
+    # --------------------------------------------------------- decorrelation and whitening: dimensions must differ
+    Method(
+        name="barlow", normalise="batch", target="shared", predictor="none", objective="decorrelation", balance=0.0051,
+        projector=Head(layers=3, hidden=8192, out=8192, last_bias=False),
+        paper="Zbontar et al. 2021, Barlow Twins, arXiv:2103.03230",
+    ),
+    Method(
+        name="vicreg", normalise="none", target="shared", predictor="none", objective="covariance",
+        projector=Head(layers=3, hidden=8192, out=8192, last_bias=False),
+        paper="Bardes, Ponce & LeCun 2022, VICReg, arXiv:2105.04906",
+    ),
+    Method(
+        name="wmse", normalise="none", target="shared", predictor="none", objective="whitening",
+        projector=Head(layers=2, hidden=1024, out=64), eps=0.0,
+        paper="Ermolov et al. 2021, Whitening for self-supervised representation learning, arXiv:2007.06346",
+    ),
+    # ---------------------------------------------------------------- spectral: the negative is phi(F) u
+    Method(
+        name="unigrad", normalise="l2", target="momentum", predictor="none", objective="spectral", phi="identity",
+        projector=Head(layers=3, hidden=2048, out=2048), balance=100.0, rho=0.99, momentum=0.996,
+        paper="Tao et al. 2022, A unified gradient framework for Siamese learning, arXiv:2112.05141",
+    ),
+    Method(
+        name="tico", normalise="l2", target="momentum", predictor="none", objective="spectral", phi="identity",
+        projector=Head(layers=2, hidden=4096, out=256), balance=16.0, rho=0.9, statistics="online", momentum=0.99,
+        paper="Zhu et al. 2022, TiCo: transformation invariance and covariance contrast, arXiv:2206.10698",
+    ),
+    Method(
+        name="corinfomax", normalise="l2", target="shared", predictor="none", objective="spectral", phi="inverse",
+        projector=Head(layers=3, hidden=2048, out=64), balance=4e-5, rho=0.99, statistics="online", centred=True,
+        eps=1e-8, paper="Ozsoy et al. 2022, Self-supervised learning with an information maximization criterion, "
+        "arXiv:2209.07999",
+    ),
+    Method(
+        name="mmcr", normalise="l2", target="shared", predictor="none", objective="centroids",
+        projector=Head(layers=3, hidden=8192, out=512),
+        paper="Yerxa et al. 2023, Learning efficient coding with maximum manifold capacity, arXiv:2303.03307",
+    ),
+    # ---------------------------------------------------------------- prototypes and slices
+    Method(
+        name="dino", normalise="l2", target="momentum", predictor="none", objective="prototypes",
+        assignment="centred", prototypes=65_536, temperature=0.1, target_temperature=0.04, momentum=0.996,
+        projector=Head(layers=3, hidden=2048, out=256, norm="none"),
+        paper="Caron et al. 2021, Emerging properties in self-supervised vision transformers, arXiv:2104.14294",
+    ),
+    Method(
+        name="swav", normalise="l2", target="detached", predictor="none", objective="prototypes",
+        assignment="sinkhorn", prototypes=3000, temperature=0.1, target_temperature=0.05,
+        projector=Head(layers=2, hidden=2048, out=128),
+        paper="Caron et al. 2020, Unsupervised learning by contrasting cluster assignments, arXiv:2006.09882",
+    ),
+    Method(
+        name="lejepa", normalise="none", target="shared", predictor="none", objective="slices", balance=0.02,
+        projector=Head(layers=3, hidden=2048, out=128),
+        paper="Balestriero & LeCun 2025, LeJEPA: provable and scalable SSL without the heuristics, arXiv:2511.08544",
+    ),
+)  # fmt: skip
 
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
 
@@ -159,3 +160,6 @@ def get(name: str) -> Method:
 def list_methods(pattern: str = "*") -> list[str]:
     """Names of the rows that match a shell-style pattern."""
     return [name for name in METHODS if fnmatch.fnmatch(name, pattern)]
+
+
+__all__ = ["METHODS", "Head", "Method", "MethodError", "PredictorOptions", "get", "list_methods"]

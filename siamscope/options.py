@@ -12,7 +12,8 @@ from tyro.conf import Positional, arg
 
 from siamscope import recipe as recipes
 from siamscope.data.config import DataConfig
-from siamscope.recipe import EvaluationConfig, Recipe
+from siamscope.recipe import Recipe
+from siamscope.sections import EvaluationConfig
 
 NOT_GIVEN = "none"
 """Stands for the data of an encoder file when none are given."""

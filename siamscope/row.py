@@ -141,7 +141,7 @@ class Method:
     """Prototypes, centred: share of the old centre that every step keeps."""
     iterations: int = 3
     """Prototypes, sinkhorn: iterations."""
-    group: int = 0
+    whiten_group: int = 0
     """Whitening: samples that are whitened together (0 = the batch)."""
     slices: int = 1024
     """Slices: random directions a step."""
@@ -180,6 +180,8 @@ def _meaningless(m: Method) -> Iterator[str]:
         yield "a composed gradient has no loss; use objective_form 'gradient'"
     if m.objective == "composed" and m.target == "shared":
         yield "target 'shared': a composed gradient is that of the online view; use 'detached' or 'momentum'"
+    if m.objective_form == "gradient" and m.target == "shared" and m.predictor != "none":
+        yield "objective_form 'gradient' with target 'shared' needs predictor 'none': the target is then the online view"
     if m.predictor_options.straight_through and m.predictor == "none":
         yield "predictor_options.straight_through needs a predictor"
     if m.predictor_options.partitions > 1 and m.predictor != "directpred":
@@ -209,7 +211,7 @@ def _out_of_range(m: Method) -> Iterator[str]:
     for name, value in [(n, getattr(m, n)) for n in shares] + [("predictor_options.rho", m.predictor_options.rho)]:
         if not 0 <= value <= 1:
             yield f"{name} must lie in [0, 1], got {value}"
-    weights = ("eps", "balance", "invariance", "variance", "covariance", "bank", "group")
+    weights = ("eps", "balance", "invariance", "variance", "covariance", "bank", "whiten_group")
     for name, value in [(n, getattr(m, n)) for n in weights] + [("predictor_options.eps", m.predictor_options.eps)]:
         if not 0 <= value < float("inf"):
             yield f"{name} must be a number of at least 0, got {value}"

@@ -23,6 +23,7 @@ from siamscope.training.optim import build as build_optimizer
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Branch, Siamese
 from siamscope.training.step import Trainer
+from siamscope.views.multicrop import multi_crop
 from siamscope.views.policies import ViewSpec, get_policy
 
 
@@ -40,11 +41,15 @@ def view_size(recipe: Recipe) -> int:
 
 def specs_of(recipe: Recipe) -> tuple[ViewSpec, ...]:
     """The views of the recipe: the policy's, with what the recipe changes."""
-    pair = get_policy(recipe.views.policy, view_size(recipe))
-    low = recipe.views.crop_min
-    if not low:
-        return pair
-    return tuple(dataclasses.replace(spec, crop_scale=(low, max(low, spec.crop_scale[1]))) for spec in pair)
+    config = recipe.views
+    pair = get_policy(config.policy, view_size(recipe))
+    low = config.crop_min
+    specs = tuple(dataclasses.replace(s, crop_scale=(low, max(low, s.crop_scale[1]))) for s in pair) if low else pair
+    if not config.local_crops:
+        return specs
+    return multi_crop(
+        specs, config.local_crops, config.local_size or None, local_scale=(config.local_min, config.local_max)
+    )
 
 
 def build_backbone(recipe: Recipe, channels: int) -> Backbone:
@@ -103,7 +108,7 @@ def build_trainer(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         networks.convert_sync_batchnorm(model)
-    optimizer = build_optimizer(recipe.optim, model.online, model.predictor, config.batch_size)
+    optimizer = build_optimizer(recipe.optim, model.online, model.predictor, model.objective, config.batch_size)
     wrapped: nn.Module | None = None
     if world.size > 1:
         wrapped = distributed(model, world)

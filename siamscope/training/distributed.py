@@ -35,7 +35,7 @@ class World:
 
     def group(self) -> Group:
         """What an objective needs to see the whole batch."""
-        return Group(self.rank, self.size, _Gather.apply) if self.size > 1 else Group()
+        return Group(self.rank, self.size, _Gather.apply, self.mean) if self.size > 1 else Group()
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of a tensor over all processes."""

@@ -15,7 +15,7 @@ from siamscope import collapse, views
 from siamscope.collapse import Vitals
 from siamscope.evaluation.features import evaluating
 from siamscope.evaluation.knn import knn
-from siamscope.recipe import MonitorConfig
+from siamscope.sections import MonitorConfig
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 from siamscope.views.policies import ViewSpec

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from siamscope.recipe import OptimConfig
+from siamscope.sections import OptimConfig
 
 
 class LARS(Optimizer):
@@ -44,14 +44,16 @@ class LARS(Optimizer):
         w.add_(velocity, alpha=-group["lr"])
 
 
-def build(config: OptimConfig, encoder: nn.Module, predictor: nn.Module, batch_size: int) -> Optimizer:
-    """The optimiser over the trained parameters, in groups: {encoder, predictor} x {decayed, excluded}.
+def build(
+    config: OptimConfig, encoder: nn.Module, predictor: nn.Module, objective: nn.Module, batch_size: int
+) -> Optimizer:
+    """The optimiser over the trained parameters, in groups: {encoder, predictor, objective} x {decayed, excluded}.
 
     Every group carries `peak` (its rate after warm-up) and `constant` (whether the schedule leaves it alone).
     """
     peak = config.lr * (batch_size / 256 if config.lr_scaling else 1.0)
     groups: list[dict[str, Any]] = []
-    for module, constant in ((encoder, False), (predictor, config.constant_predictor_lr)):
+    for module, constant in ((encoder, False), (predictor, config.constant_predictor_lr), (objective, False)):
         decayed, excluded = _split(module.parameters(), config.exclude_norm_and_bias)
         for params, decay in ((decayed, config.weight_decay), (excluded, 0.0)):
             if params:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from siamscope import objectives
-from siamscope.methods import Head, Method
+from siamscope import methods, objectives
+from siamscope.gradients.composed import Composed
+from siamscope.gradients.surrogate import surrogate
 from siamscope.networks.heads import mlp
 from siamscope.networks.heads_spec import LayerSpec
-from siamscope.objectives import Group
+from siamscope.networks.predictors import Predictor, create_predictor
+from siamscope.objectives import Group, Objective
+from siamscope.objectives.base import full
+from siamscope.row import Head, Method
+from siamscope.training.target import update_target
+from siamscope.views.cutmix import Mix, apply_mix, partners
+
+TARGET_VIEWS = 2
+"""The first views of an image, which have a target; the others are local crops."""
 
 
 class Branch(nn.Module):
@@ -33,35 +42,88 @@ class Branch(nn.Module):
 class Siamese(nn.Module):
     """A method's row as a module; `forward(views)` is the loss of a batch.
 
-    The stop-gradient of the target is the one `detach` (or `no_grad`) in `targets`.
+    The first two views have a target; further ones (local crops) only follow it. The stop-gradient of the target is the
+    one `detach` (or `no_grad`) in `targets`.
     """
 
     def __init__(self, backbone: nn.Module, feature_dim: int, row: Method, group: Group | None = None) -> None:
         super().__init__()
         self.row = row
+        self.group = group or Group()
         self.online = Branch(backbone, mlp(feature_dim, layers(row.projector)))
         width = row.projector.out
-        self.predictor = _predictor(row, width)
+        self.predictor = _predictor(row, width, self.group)
         self.target = frozen_copy(self.online) if row.target == "momentum" else None
-        self.normalise = _normaliser(row)
-        self.objective = objectives.create(row.objective, asdict(row), group)
+        self.objective = build_objective(row, width, self.group)
+        self.normalise = _normaliser(row, self.objective.unit_length)
 
-    def forward(self, views: Sequence[Tensor]) -> Tensor:
-        z = [self.online(view) for view in views]
-        p = [self.predictor(embedding) for embedding in z]
-        t = self.targets(views, z)
+    def forward(self, views: Sequence[Tensor], mix: Mix | None = None) -> Tensor:
+        """The loss of one random view an image for each element of `views`, (n, C, H, W); statistics follow the batch.
+
+        With `mix` the online branch sees the mixed views and the target whole ones, and the loss is the mean of those
+        against the two images' targets, weighted by their shares of the pixels.
+        """
+        whole = views[:TARGET_VIEWS]
+        shown = [apply_mix(view, mix) for view in whole] if mix else list(whole)
+        z = [self.online(view) for view in (*shown, *views[TARGET_VIEWS:])]
+        t = self.targets(whole, None if mix else z)
         with torch.autocast(views[0].device.type, enabled=False):  # statistics and softmax in float32
-            loss: Tensor = self.objective([self.normalise(_full(x)) for x in p], [self.normalise(_full(x)) for x in t])
+            if self.training:
+                self.predictor.prepare([full(x.detach()) for x in z[: len(t)]], [full(x.detach()) for x in t])
+        p = [self.predictor(embedding) for embedding in z]
+        with torch.autocast(views[0].device.type, enabled=False):
+            online = [self.normalise(full(x)) for x in p]
+            same = self.row.target == "shared" and self.row.predictor == "none" and not mix
+            target = online[: len(t)] if same else [self.normalise(full(x)) for x in t]
+            return self._loss(online, target, mix)
+
+    def _loss(self, online: list[Tensor], target: list[Tensor], mix: Mix | None) -> Tensor:
+        fixed = [u.detach() for u in online], [t.detach() for t in target]
+        if self.training:
+            self.objective.prepare(*fixed)
+        loss = self._value(online, target)
+        if mix and mix.weight < 1:
+            other = partners(len(target[0])).to(target[0].device)
+            loss = mix.weight * loss + (1 - mix.weight) * self._value(online, [t[other] for t in target])
+        if self.training:
+            self.objective.commit(*fixed)
         return loss
 
-    def targets(self, views: Sequence[Tensor], z: Sequence[Tensor]) -> list[Tensor]:
-        """The target branch's embeddings: shared weights, the same detached, or the momentum network's."""
+    def _value(self, online: list[Tensor], target: list[Tensor]) -> Tensor:
+        if self.row.objective_form == "loss":
+            value: Tensor = self.objective(online, target)
+            return value
+        return surrogate(self.objective, online, target, shared=self.row.target == "shared", group=self.group)
+
+    def targets(self, views: Sequence[Tensor], z: Sequence[Tensor] | None) -> list[Tensor]:
+        """The target branch's embeddings: shared weights, the same detached, or the momentum network's.
+
+        `z`: the online embeddings of these views, if the online branch has seen them.
+        """
+        if self.target is not None:
+            with torch.no_grad():
+                return [self.target(view) for view in views]
         if self.row.target == "shared":
-            return list(z)
-        if self.target is None:
-            return [embedding.detach() for embedding in z]
-        with torch.no_grad():
-            return [self.target(view) for view in views]
+            return [self.online(view) for view in views] if z is None else list(z[: len(views)])
+        if z is None:
+            with torch.no_grad():
+                return [self.online(view) for view in views]
+        return [embedding.detach() for embedding in z[: len(views)]]
+
+    def follow(self, momentum: float) -> None:
+        """Move the momentum target, and the target's copy of the objective's own weights, towards the online ones."""
+        if self.target is not None:
+            update_target(self.target, self.online, momentum, self.row.momentum_buffers)
+            self.objective.update_target(momentum)
+
+
+def build_objective(row: Method, width: int, group: Group | None = None) -> Objective:
+    """The row's objective for embeddings of `width` dimensions."""
+    if row.objective != "composed":
+        return objectives.create(row.objective, asdict(row), width, group)
+    parts = [replace(methods.get(name), target=row.target, objective_form="loss") for name in (row.positive, row.negative)]
+    positive, negative = (objectives.create(part.objective, asdict(part), width, group) for part in parts)
+    return Composed(positive, negative, row.balance)
 
 
 def layers(head: Head) -> tuple[LayerSpec, ...]:
@@ -76,14 +138,11 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def _predictor(row: Method, width: int) -> nn.Module:
-    if row.predictor == "none":
-        return nn.Identity()
-    if row.predictor == "linear":
-        return nn.Linear(width, width, bias=False)
+def _predictor(row: Method, width: int, group: Group) -> Predictor:
     head = row.predictor_head
     *hidden, last = layers(head)
-    return mlp(width, (*hidden, LayerSpec(width, bias=last.bias, norm=last.norm, activation="none")))
+    spec = (*hidden, LayerSpec(width, bias=last.bias, norm=last.norm, activation="none"))
+    return create_predictor(row.predictor, width, layers=spec, options=asdict(row.predictor_options), mean=group.mean)
 
 
 class _UnitLength(nn.Module):
@@ -91,20 +150,14 @@ class _UnitLength(nn.Module):
         return F.normalize(z, dim=1)
 
 
-def _full(z: Tensor) -> Tensor:
-    """At least float32."""
-    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-
-
-def _normaliser(row: Method) -> nn.Module:
+def _normaliser(row: Method, unit_length: bool) -> nn.Module:
     if row.normalise == "l2":
         return _UnitLength()
-    if row.normalise == "batch":  # divided by sqrt(d), so that a product of two embeddings is a correlation
-        width = row.projector.out
-        return nn.Sequential(
-            nn.BatchNorm1d(width, eps=1e-5, affine=False, track_running_stats=False), _Scale(width**-0.5)
-        )
-    return nn.Identity()
+    if row.normalise == "none":
+        return nn.Identity()
+    norm = nn.BatchNorm1d(row.projector.out, eps=1e-5, affine=False, track_running_stats=False)
+    # Divided by sqrt(d), a product of two embeddings is a correlation between -1 and 1, as for unit vectors.
+    return nn.Sequential(norm, _Scale(row.projector.out**-0.5)) if unit_length else nn.Sequential(norm)
 
 
 class _Scale(nn.Module):

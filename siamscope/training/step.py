@@ -17,7 +17,8 @@ from siamscope.training.distributed import World
 from siamscope.training.optim import rate_factor, set_rates
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
-from siamscope.training.target import momentum_at, update_target
+from siamscope.training.target import momentum_at
+from siamscope.views.cutmix import Mix
 from siamscope.views.policies import ViewSpec
 
 
@@ -51,16 +52,15 @@ class Trainer:
         losses = []
         for index, part in enumerate(parts):
             batch = self.make_views(part, generator)
+            mix = self.draw_mix(batch[0].shape[-1], generator)
             with self.synchronised(last=index == len(parts) - 1), self.precision.autocast(images.device):
-                loss: Tensor = (self.wrapped or self.model)(batch)
+                loss: Tensor = (self.wrapped or self.model)(batch, mix)
             torch.autograd.backward(loss / len(parts))
             losses.append(loss.detach())
         if self.recipe.optim.clip_norm:
             self.before_clipping = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
         self.optimizer.step()
-        if self.model.target is not None:
-            row = self.model.row
-            update_target(self.model.target, self.model.online, self.momentum(number), row.momentum_buffers)
+        self.model.follow(self.momentum(number))
         return torch.stack(losses).mean()
 
     def make_views(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -77,6 +77,13 @@ class Trainer:
             global_batch=n * self.world.size,
         )
         return [self.precision.layout(view) for view in batch]
+
+    def draw_mix(self, size: int, generator: torch.Generator) -> Mix | None:
+        """The box that this step's online views exchange with their neighbours in the batch, if CutMix is on."""
+        config = self.recipe.views
+        if not config.cutmix:
+            return None
+        return views.draw_mix(size, generator, probability=config.cutmix, alpha=config.cutmix_alpha)
 
     def rate_factor(self, number: int) -> float:
         return rate_factor(number, self.steps, self.warmup, self.recipe.optim.final_lr)

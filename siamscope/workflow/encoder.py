@@ -15,7 +15,8 @@ from siamscope.data import Dataset
 from siamscope.data.config import DataConfig
 from siamscope.data.source import Source
 from siamscope.networks.backbone import Backbone
-from siamscope.recipe import EvaluationConfig, RecipeError
+from siamscope.recipe import RecipeError
+from siamscope.sections import EvaluationConfig
 from siamscope.rundir import RunDir, RunError, write_atomically
 from siamscope.training.build import Normalisation
 from siamscope.training.distributed import choose_device

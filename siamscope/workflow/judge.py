@@ -21,7 +21,8 @@ from siamscope.evaluation.baselines import raw_pixels
 from siamscope.evaluation.features import extract
 from siamscope.evaluation.knn import knn
 from siamscope.evaluation.probe import linear_probe
-from siamscope.recipe import EvaluationConfig, Recipe
+from siamscope.recipe import Recipe
+from siamscope.sections import EvaluationConfig
 from siamscope.rundir import RunDir, read_jsonl, write_atomically
 from siamscope.training.build import Normalisation, build_backbone, specs_of, view_size
 from siamscope.training.siamese import Siamese

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from siamscope.recipe import OptimConfig
+from siamscope.sections import OptimConfig
 from siamscope.training.optim import LARS, build, rate_factor, set_rates
 from siamscope.training.target import momentum_at, update_target
 

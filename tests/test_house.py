@@ -13,6 +13,7 @@ PACKAGE = ROOT / "siamscope"
 # Rooms that know tensors only, and what each may import of the package.
 MAY_IMPORT = {
     "objectives": set(),
+    "gradients": {"objectives"},
     "collapse": set(),
     "views": set(),
     "networks": {"files"},

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "k-NN and linear probe of a run's encoder or an encoder file",
     "embed": "write the features of images to an npz file",
     "report": "write the report of a run, or of several side by side",
+    "compare": "all methods under one recipe, several seeds: table, figure and page",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
 }
@@ -179,6 +180,23 @@ def _report(args: list[str]) -> int:
     if given.figure:
         print(report.overview(given.runs[0], given.figure))
     return 0
+
+
+def _compare(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.Compare, "compare", args, options.with_recipe(options.Compare, _layered(args)))
+    from siamscope.workflow.compare import compare
+
+    recipe, cells = options.recipe_of(given), options.cells_named(args)
+    if given.source:
+        recipe = replace(recipe, data=replace(recipe.data, source=given.source))
+    done = compare(
+        recipe, given.out, methods=given.methods, seeds=given.seeds, cells=cells, variants=given.momentum_variants,
+        jobs=given.jobs, retry=given.retry, say=None if given.quiet else lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    print(json.dumps(done.facts) if given.json else done.text)
+    return 128 + done.signal if done.signal else 0
 
 
 def _methods(args: list[str]) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from siamscope import recipe as recipes
 from siamscope.data.config import DataConfig
+from siamscope.methods import Method
 from siamscope.recipe import Recipe
 from siamscope.sections import EvaluationConfig
 
@@ -123,6 +124,36 @@ class Data(Recipe):
     """Print the figures as JSON."""
 
 
+@dataclass(frozen=True)
+class Compare(Recipe):
+    """Options of `siamscope compare`.
+
+    The recipe is that of every run, but for its method: of the method's cells only the projector's widths are shared,
+    and cells that are given here by name (as `--normalise l2`) are put into every row.
+    """
+
+    source: Annotated[str, Positional, arg(metavar="DATA")] = ""
+    """shapes, fashion-mnist, a folder of images, or a file of arrays (as --data.source)."""
+    methods: str = "all"
+    """Names or patterns of methods with commas between them, or all."""
+    seeds: str = "0,1,2"
+    """Seeds with commas between them; every method runs once with each."""
+    out: Path = Path("runs/compare")
+    """Directory of the comparison; run again, it goes on where it was."""
+    recipe: str | None = None
+    """TOML file, or name of a shipped recipe, with the shared settings (default: those of the small default)."""
+    momentum_variants: bool = False
+    """Every method with and without a momentum target, and spectral rows also with the batch's own F (rho 0)."""
+    jobs: str = "auto"
+    """Runs at once; auto = processor cores / threads of a run (one on a GPU)."""
+    retry: bool = False
+    """Run again what had failed."""
+    quiet: bool = False
+    """Show no progress."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
 def evaluate_default(path: str | None, source: str | None) -> Evaluate | None:
     """Defaults of `evaluate`: the run's own data, evaluation and seed; for other data, what the encoder takes."""
     found = _recipe_at(path)
@@ -170,3 +201,24 @@ def with_recipe(kind: type[Any], recipe: Recipe) -> Any:
 def recipe_of(options: Recipe) -> Recipe:
     """The recipe inside such options."""
     return Recipe(**{item.name: getattr(options, item.name) for item in fields(Recipe)})
+
+
+def cells_named(args: list[str]) -> tuple[str, ...]:
+    """The method's cells that a command line names, dotted: ("normalise", "predictor_options.rho")."""
+    hints = get_type_hints(Method, include_extras=True)
+    short = {_plain(alias): name for name, hint in hints.items() for e in get_args(hint) for alias in _aliases(e)}
+    named = []
+    for word in args:
+        key = _plain(word)
+        if word.startswith("--") and (key in short or key.startswith("method.")):
+            *above, last = short.get(key, key.removeprefix("method.")).split(".")
+            named.append(".".join([*above, last.removeprefix("no_")]))
+    return tuple(dict.fromkeys(named))
+
+
+def _plain(option: str) -> str:
+    return option.partition("=")[0].removeprefix("--").replace("-", "_")
+
+
+def _aliases(extra: Any) -> tuple[str, ...]:
+    return getattr(extra, "aliases", None) or ()

@@ -73,8 +73,11 @@ def _target_role(objective: Objective, online: Sequence[Tensor], target: Sequenc
     leaves = [t.detach().requires_grad_() for t in target]
     with torch.enable_grad():
         loss = objective([u.detach() for u in online], leaves)
-    gradients = torch.autograd.grad(loss, leaves)
-    return torch.stack([(g * t).sum() for g, t in zip(gradients, target, strict=True)]).sum()
+    if not loss.requires_grad:  # targets that pass no gradient (nearest neighbours)
+        return loss.new_zeros(())
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    products = [(g * t).sum() for g, t in zip(gradients, target, strict=True) if g is not None]
+    return torch.stack(products).sum()
 
 
 def _group_of(objective: Objective) -> Group:

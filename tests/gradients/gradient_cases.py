@@ -30,8 +30,8 @@ CASES = [
     Case("euclidean", "asymmetric", cells={"distance": "euclidean"}),
     Case("simclr", "contrastive", cells={"temperature": 0.3}),
     Case("mocov3", "contrastive", cells={"temperature": 0.3, "negatives": "other-view"}),
-    Case("mocov2", "contrastive", cells={"temperature": 0.3, "negatives": "bank", "bank": 24}),
-    Case("nnclr", "contrastive", cells={"temperature": 0.3, "negatives": "other-view", "neighbour": True, "bank": 24}),
+    Case("mocov2", "contrastive", cells={"temperature": 0.3, "negatives": "bank", "bank": 48}),
+    Case("nnclr", "contrastive", cells={"temperature": 0.3, "negatives": "other-view", "neighbour": True, "bank": 48}),
     Case("unigrad", "spectral", cells={"balance": 5.0, "rho": 0.9}),
     Case("tico", "spectral", cells={"balance": 5.0, "rho": 0.9, "statistics": "online"}),
     Case(
@@ -83,4 +83,4 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 def error(a: Tensor, b: Tensor) -> float:
     """Relative distance of a from b."""
-    return float(torch.linalg.norm(a - b) / torch.linalg.norm(b))
+    return float((torch.linalg.norm(a - b) / torch.linalg.norm(b)).detach())

@@ -6,8 +6,10 @@ A policy names two views, because BYOL and Barlow Twins treat them differently. 
 * `small`, for outputs of at most 96 px: the paper's own CIFAR-10 recipe where there is one, otherwise the recipe of the
   public CIFAR-10 benchmarks (lightly, solo-learn), which drop the blur. Each row says which.
 
-The authors' code crops bicubically for BYOL, Barlow Twins, VICReg and SimCLR and bilinearly for MoCo v2 and SimSiam;
-here every crop is bilinear.
+The authors' code crops bicubically for BYOL, Barlow Twins, VICReg, SimCLR, DINO, W-MSE and MMCR and bilinearly for
+MoCo v2 and v3, SimSiam, UniGrad, SwAV and LeJEPA; here every crop is bilinear. DINO's and SwAV's local crops:
+`multi_crop`. Methods without a row print no recipe of their own that could be checked (TiCo, CorInfoMax, NNCLR): take
+"byol" or "simclr".
 """
 
 import difflib
@@ -125,6 +127,9 @@ class Policy:
 _NO_BLUR: dict[str, Any] = {"blur_prob": 0.0}
 _FULL_CROP: dict[str, Any] = {"crop_scale": (0.08, 1.0)}
 _WEAK_SATURATION: dict[str, Any] = {"jitter": (0.4, 0.4, 0.2, 0.1)}
+_STRONG_JITTER: dict[str, Any] = {"jitter": (0.8, 0.8, 0.8, 0.2)}
+_SECOND_LARGE: dict[str, Any] = {"blur_prob": 0.1, "solarise_prob": 0.2}  # BYOL's view 2
+_SECOND_SMALL: dict[str, Any] = {"solarise_prob": 0.2}
 _OFF: dict[str, Any] = {
     "crop_scale": (1.0, 1.0),
     "crop_ratio": (1.0, 1.0),
@@ -139,7 +144,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "simclr": Policy(
             source="Chen et al. 2020 (arXiv 2002.05709). 224 px: appendix A, colour strength 1. Small: appendix B.9 "
             "(CIFAR-10), colour strength 0.5, no blur.",
-            large=_FULL_CROP | {"jitter": (0.8, 0.8, 0.8, 0.2)},
+            large=_FULL_CROP | _STRONG_JITTER,
             small=_FULL_CROP | _NO_BLUR,
         ),
         "mocov2": Policy(
@@ -153,8 +158,8 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             "lightly's and solo-learn's CIFAR-10 benchmarks: no blur, solarisation kept on view 2.",
             large=_FULL_CROP | _WEAK_SATURATION | {"blur_prob": 1.0},
             small=_FULL_CROP | _WEAK_SATURATION | _NO_BLUR,
-            second_large={"blur_prob": 0.1, "solarise_prob": 0.2},
-            second_small={"solarise_prob": 0.2},
+            second_large=_SECOND_LARGE,
+            second_small=_SECOND_SMALL,
         ),
         "simsiam": Policy(
             source="Chen & He 2021 (arXiv 2011.10566), appendix A, 224 px. Small: appendix D (CIFAR-10), the same "
@@ -167,14 +172,62 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             "the paper; as lightly's and solo-learn's CIFAR-10 benchmarks.",
             large=_FULL_CROP | _WEAK_SATURATION | {"blur_prob": 1.0},
             small=_FULL_CROP | _WEAK_SATURATION | _NO_BLUR,
-            second_large={"blur_prob": 0.1, "solarise_prob": 0.2},
-            second_small={"solarise_prob": 0.2},
+            second_large=_SECOND_LARGE,
+            second_small=_SECOND_SMALL,
         ),
         "vicreg": Policy(
             source="Bardes et al. 2022 (arXiv 2105.04906), appendix C.1 (symmetric). Small: no CIFAR recipe in the "
             "paper; as solo-learn's CIFAR-10 benchmark (crop area from 0.2, no blur).",
             large=_FULL_CROP | _WEAK_SATURATION | {"solarise_prob": 0.1},
             small=_WEAK_SATURATION | _NO_BLUR | {"solarise_prob": 0.1},
+        ),
+        "mocov3": Policy(
+            source="Chen et al. 2021 (arXiv 2104.02057), code, ResNet-50: BYOL's, crop area from 0.2. Small: no CIFAR "
+            "recipe in the paper; as solo-learn's CIFAR-10 benchmark (crop area from 0.08, no blur).",
+            large=_WEAK_SATURATION | {"blur_prob": 1.0},
+            small=_FULL_CROP | _WEAK_SATURATION | _NO_BLUR,
+            second_large=_SECOND_LARGE,
+            second_small=_SECOND_SMALL,
+        ),
+        "unigrad": Policy(
+            source="Tao et al. 2022 (arXiv 2112.05141), code: SimSiam's, 224 px. Small: no CIFAR recipe; as SimSiam's, "
+            "without blur.",
+            large={},
+            small=_NO_BLUR,
+        ),
+        "dino": Policy(
+            source="Caron et al. 2021 (arXiv 2104.14294), code: BYOL's colours; crop area from 0.14, its advice for "
+            "two views alone (0.4 beside local crops: multi_crop's global_scale). Small: no CIFAR recipe in the paper; "
+            "as lightly's CIFAR-10 benchmark (two views, crop area from 0.4, no blur).",
+            large=_WEAK_SATURATION | {"crop_scale": (0.14, 1.0), "blur_prob": 1.0},
+            small=_WEAK_SATURATION | _NO_BLUR | {"crop_scale": (0.4, 1.0)},
+            second_large=_SECOND_LARGE,
+            second_small=_SECOND_SMALL,
+        ),
+        "swav": Policy(
+            source="Caron et al. 2020 (arXiv 2006.09882), code: colour strength 1, crop area from 0.14. Small: no "
+            "CIFAR recipe in the paper; as lightly's CIFAR-10 benchmark (colour strength 0.5, no blur).",
+            large=_STRONG_JITTER | {"crop_scale": (0.14, 1.0)},
+            small=_NO_BLUR | {"crop_scale": (0.14, 1.0)},
+        ),
+        "wmse": Policy(
+            source="Ermolov et al. 2021 (arXiv 2007.06346), code. 224 px (ImageNet-100): SimCLR's. Small (CIFAR, "
+            "STL-10, Tiny ImageNet): crop area from 0.2, grey 0.1, no blur.",
+            large=_FULL_CROP | _STRONG_JITTER,
+            small=_NO_BLUR | {"grey_prob": 0.1},
+        ),
+        "mmcr": Policy(
+            source="Yerxa et al. 2023 (arXiv 2303.03307), code. 224 px: Barlow Twins'. Small (CIFAR): crop area from "
+            "0.08, no blur, both views alike.",
+            large=_FULL_CROP | _WEAK_SATURATION | {"blur_prob": 1.0},
+            small=_FULL_CROP | _NO_BLUR,
+            second_large=_SECOND_LARGE,
+        ),
+        "lejepa": Policy(
+            source="Balestriero & LeCun 2025 (arXiv 2511.08544), the code's minimal example (Imagenette, 128 px); its "
+            "two nested probabilities solarise one view in ten. Small: not published; the same without blur.",
+            large=_FULL_CROP | _STRONG_JITTER | {"solarise_prob": 0.1},
+            small=_FULL_CROP | _STRONG_JITTER | _NO_BLUR | {"solarise_prob": 0.1},
         ),
         "none": Policy(
             source="No augmentation: the centred square, resized. For evaluation.",

@@ -58,5 +58,5 @@ class Asymmetric(Objective):
         positive = torch.stack(pulls).sum(0) / divisor if pulls else torch.zeros_like(p[view])
         share = divisor / (len(pairs) * len(p[view]))
         if self.distance == "cosine":
-            return GradientTerms(positive, torch.zeros_like(positive), torch.ones(()), share)
-        return GradientTerms(positive, len(pulls) / divisor * p[view], torch.ones(()), 2 * share)
+            return GradientTerms(positive, torch.zeros_like(positive), positive.new_ones(()), share)
+        return GradientTerms(positive, len(pulls) / divisor * p[view], positive.new_ones(()), 2 * share)

@@ -137,7 +137,7 @@ class Contrastive(Objective):
                 pull += u[i] if j == view else 0
                 push += shares[view][0].T @ u[i] if view in shares else 0
         scale = divisor / (self.temperature * len(pairs) * len(u[view]))
-        return GradientTerms(pull / divisor, push / divisor, torch.ones(()), scale)
+        return GradientTerms(pull / divisor, push / divisor, pull.new_ones(()), scale)
 
     def _shares(self, anchor: Tensor, keys: list[Tensor], i: int, j: int) -> dict[int, tuple[Tensor, Tensor]]:
         """By pool of keys: the softmax weights (N, M) of the pair's keys, the positive's included, and the keys."""

@@ -127,9 +127,9 @@ class Prototypes(Objective):
         others = [q for j, q in enumerate(self._assign(t)) if j != view]
         scale = max(1, len(others)) / (self.temperature * _pairs(u, t) * len(u[0]))
         if not others:
-            return GradientTerms(torch.zeros_like(u[view]), torch.zeros_like(u[view]), torch.ones(()), scale)
+            return GradientTerms(torch.zeros_like(u[view]), torch.zeros_like(u[view]), weight.new_ones(()), scale)
         p = (u[view] @ weight.T / self.temperature).softmax(1)
-        return GradientTerms(torch.stack(others).mean(0) @ weight, p @ weight, torch.ones(()), scale)
+        return GradientTerms(torch.stack(others).mean(0) @ weight, p @ weight, weight.new_ones(()), scale)
 
     def parameter_gradients(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """[(W, dL/dW)], both (K, d): the normalised prototypes with their graph, and the gradient of the whole batch.

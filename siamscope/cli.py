@@ -203,8 +203,11 @@ def _methods(args: list[str]) -> int:
     from siamscope import options
 
     given = _parse(options.Methods, "methods", args)
-    from siamscope.workflow.table import rows
+    from siamscope.workflow.table import markdown, rows
 
+    if given.markdown:
+        print(markdown(), end="")
+        return 0
     table = rows(given.pattern, given.verbose)
     if not table:
         print(f"siamscope methods: no method matches {given.pattern!r}", file=sys.stderr)

@@ -106,6 +106,8 @@ class Methods:
     """Show only the methods that match."""
     verbose: bool = False
     """Also parameters and multiply-accumulates of the default recipe's network for each method."""
+    markdown: bool = False
+    """Print the table as Markdown (docs/methods.md is made by it)."""
     json: bool = False
     """Print the table as JSON."""
 

@@ -215,7 +215,7 @@ def validate(recipe: Recipe) -> None:
 
 def _views(recipe: Recipe) -> typing.Iterator[str]:
     """What CutMix and multi-crop do not go with."""
-    config, method = recipe.views, recipe.method
+    config = recipe.views
     if config.local_crops and config.local_min > config.local_max:
         yield f"views.local_min must be at most views.local_max, got {config.local_min} and {config.local_max}"
     if not config.cutmix:
@@ -224,8 +224,6 @@ def _views(recipe: Recipe) -> typing.Iterator[str]:
         yield "views.cutmix and views.local_crops exclude each other: a local crop shows one image, its target would be mixed"
     if recipe.train.batch_size % 2:
         yield f"views.cutmix pairs neighbours in the batch: train.batch_size must be even, got {recipe.train.batch_size}"
-    if method.objective_form == "gradient" and method.target == "shared":
-        yield "views.cutmix with method.target 'shared' has no closed form here; use method.objective_form 'loss'"
 
 
 def _out_of_range(instance: Any, prefix: str) -> typing.Iterator[str]:

@@ -180,8 +180,6 @@ def _meaningless(m: Method) -> Iterator[str]:
         yield "a composed gradient has no loss; use objective_form 'gradient'"
     if m.objective == "composed" and m.target == "shared":
         yield "target 'shared': a composed gradient is that of the online view; use 'detached' or 'momentum'"
-    if m.objective_form == "gradient" and m.target == "shared" and m.predictor != "none":
-        yield "objective_form 'gradient' with target 'shared' needs predictor 'none': the target is then the online view"
     if m.predictor_options.straight_through and m.predictor == "none":
         yield "predictor_options.straight_through needs a predictor"
     if m.predictor_options.partitions > 1 and m.predictor != "directpred":

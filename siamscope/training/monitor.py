@@ -21,6 +21,7 @@ from siamscope.training.siamese import Siamese
 from siamscope.views.policies import ViewSpec
 
 CHUNK = 512
+ALIGNED = 10  # eigenvectors of the correlation whose images under the predictor are followed
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Monitor:
             out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*self._views(model))}
             if self.sample.labels is not None and self.bank.labels is not None:
                 out["knn"] = self._knn(model, features, self.bank.labels, self.sample.labels)
+            out |= _aligned(model, embeddings)
         of_embeddings, spectrum = _vitals(embeddings)
         of_features, feature_spectrum = _vitals(features)
         untrained = None
@@ -118,6 +120,25 @@ class Monitor:
     def _run(self, module: nn.Module, batch: Tensor) -> Tensor:
         with torch.inference_mode(), self.precision.autocast(batch.device):
             return module(batch).float().clone()  # type: ignore[no-any-return]
+
+
+def _aligned(model: Siamese, embeddings: Tensor) -> dict[str, Any]:
+    """How a predictor that is a matrix W stands to the embeddings' correlation F, and the spectra of both."""
+    matrix = model.predictor.matrix
+    if matrix is None:
+        return {}
+    z = embeddings.double()
+    if not bool(torch.isfinite(z).all()):
+        return {}  # the assessment that follows says so
+    found = collapse.alignment((z.T @ z / len(z)).cpu().numpy(), matrix.detach().double().cpu().numpy(), k=ALIGNED)
+    return {
+        "alignment": found.mean_cosine,
+        "alignment_cosines": [round(float(value), 6) for value in found.cosines],
+        "asymmetry": found.asymmetry,
+        "commutator": found.commutator,
+        **_logged("correlation", np.sqrt(np.maximum(found.correlation_spectrum, 0))),
+        **_logged("predictor", found.predictor_spectrum),
+    }
 
 
 def _vitals(matrix: Tensor) -> tuple[Vitals, NDArray[np.float64]]:

@@ -1,10 +1,33 @@
-"""`siamscope methods`: the table, generated from the rows."""
+"""`siamscope methods`: the table, generated from the rows; also as Markdown for the docs."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from siamscope import methods, recipe
+from siamscope.row import SET_BY_STATISTICS, Head, Method
+
+# The cells that a row's objective, target and predictor read; all others are not part of that method.
+_OF_OBJECTIVE = {
+    "asymmetric": ("distance",),
+    "contrastive": ("temperature", "negatives", "bank", "neighbour", "decoupled"),
+    "spectral": ("phi", "balance", "rho", "statistics", "centred", "eps"),
+    "decorrelation": ("form", "balance"),
+    "covariance": ("invariance", "variance", "covariance", "eps"),
+    "prototypes": ("prototypes", "assignment", "temperature", "target_temperature", "centre_momentum", "iterations"),
+    "whitening": ("whiten_group", "eps"),
+    "centroids": (),
+    "slices": ("balance", "slices", "knots"),
+    "composed": ("positive", "negative", "balance"),
+}
+_OF_ASSIGNMENT = {"centred": ("iterations",), "sinkhorn": ("centre_momentum",)}  # what the other kind leaves unused
+_OF_RULE = {
+    "directpred": ("rho", "eps", "rule", "every", "centred", "shift", "partitions", "straight_through"),
+    "directset": ("rho", "eps", "every", "centred", "power", "norm", "straight_through"),
+    "directcopy": ("rho", "eps", "every", "centred", "norm", "straight_through"),
+    "optimal": ("rho", "eps", "every"),
+}
 
 
 def rows(pattern: str = "*", verbose: bool = False) -> list[dict[str, Any]]:
@@ -18,12 +41,58 @@ def rows(pattern: str = "*", verbose: bool = False) -> list[dict[str, Any]]:
             "target": row.target,
             "predictor": row.predictor,
             "objective": row.objective,
-            "views": recipe.for_method(name).views.policy,
+            "views": views_of(name),
         }
         if verbose:
             line |= _sizes(name)
-        out.append(line | {"paper": row.paper})
+        out.append(line | {"defaults": ", ".join(defaults(row)), "paper": row.paper})
     return out
+
+
+def views_of(name: str) -> str:
+    """The views of a method's shipped recipes: the policy, and the multi-crop of the published one."""
+    small = recipe.for_method(name).views.policy
+    published = recipe.load(f"{name}-224").views if f"{name}-224" in recipe.shipped() else None
+    if published and published.local_crops:
+        return f"{small}; 224 px: 2 + {published.local_crops} crops"
+    return small
+
+
+def defaults(row: Method) -> list[str]:
+    """The parameters that the row's cells read, as texts."""
+    unused = _OF_ASSIGNMENT[row.assignment] if row.objective == "prototypes" else ()
+    out = [_text(name, getattr(row, name)) for name in _OF_OBJECTIVE[row.objective] if name not in unused]
+    if row.target == "momentum":
+        out.append(f"momentum {row.momentum:g} to {row.momentum_end:g}")
+    if row.predictor in SET_BY_STATISTICS:
+        options = row.predictor_options
+        out += [_text(f"predictor {name}", getattr(options, name)) for name in _OF_RULE[row.predictor]]
+    out.append(f"projector {_head(row.projector)}")
+    if row.predictor == "mlp":
+        out.append(f"predictor {_head(dataclasses.replace(row.predictor_head, out=row.projector.out))}")
+    return [text for text in out if text]
+
+
+def _text(name: str, value: Any) -> str:
+    """`name value`; a switch only by its name, and only when it is on; a bank only when there is one."""
+    if isinstance(value, bool):
+        return name if value else ""
+    if name == "bank" and not value:
+        return ""
+    return f"{name.replace('_', ' ')} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
+
+
+def _head(head: Head) -> str:
+    return "-".join([str(head.hidden)] * (head.layers - 1) + [str(head.out)])
+
+
+def markdown() -> str:
+    """The table for docs/methods.md."""
+    lines = ["| method | normalise | target | predictor | objective | views | defaults | paper |", "|" + "---|" * 8]
+    for row in rows():
+        cells = [f"`{row['method']}`", *(str(row[k]) for k in list(row)[1:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _sizes(name: str) -> dict[str, str]:

@@ -77,8 +77,8 @@ class Covariance(Objective):
         the weights are not divided by it. Source: Tao et al. 2022 (arXiv:2112.05141), with `std` as the code has it.
         """
         u, t = checked(online, target, batch=2)
-        mine = u[view]
         others = partners(u, t, view, shared)
+        mine = u[view]
         n, d = mine.shape
         unit = self.invariance or 1.0
         weight = 2 * self.covariance / unit * (n / (n - 1)) ** 2  # lambda

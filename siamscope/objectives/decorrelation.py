@@ -63,8 +63,8 @@ class Decorrelation(Objective):
         with respect to the normalised features. Source: Tao et al. 2022 (arXiv:2112.05141), feature decorrelation.
         """
         u, t = checked(online, target, batch=2)
-        n, mine = len(u[0]), u[view]
         others = partners(u, t, view, shared)
+        n, mine = len(u[0]), u[view]
         pairs = len(list(ordered_pairs(len(u), len(t))))
         with torch.autocast(mine.device.type, enabled=False):
             positive = mean_of([self._pull(mine, other) for other in others], mine)

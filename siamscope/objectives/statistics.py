@@ -64,7 +64,7 @@ class Correlation(nn.Module):
                 raise ObjectiveError(
                     f"embeddings[{i}] must be (n, d) with n >= 1 and d = {width}, got {tuple(z.shape)}"
                 )
-        if not embeddings:
+        if len(embeddings) == 0:
             raise ObjectiveError("embeddings must hold at least one view")
         with torch.autocast(embeddings[0].device.type, enabled=False):
             rows = torch.cat([full(z) for z in embeddings])

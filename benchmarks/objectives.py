@@ -90,6 +90,7 @@ class Part:
         for leaf in self.z:
             leaf.grad = None
         torch.autograd.backward(self.loss())
+        self.model.commit()
 
     def loss(self) -> Tensor:
         model = self.model

@@ -48,7 +48,8 @@ def specs_of(recipe: Recipe) -> tuple[ViewSpec, ...]:
     if not config.local_crops:
         return specs
     return multi_crop(
-        specs, config.local_crops, config.local_size or None, local_scale=(config.local_min, config.local_max)
+        specs, config.local_crops, config.local_size or None, local_scale=(config.local_min, config.local_max),
+        image_size=recipe.data.size,
     )
 
 

@@ -124,7 +124,7 @@ class Monitor:
 
 def _aligned(model: Siamese, embeddings: Tensor) -> dict[str, Any]:
     """How a predictor that is a matrix W stands to the embeddings' correlation F, and the spectra of both."""
-    matrix = model.predictor.matrix
+    matrix = getattr(model.predictor, "matrix", None)
     if matrix is None:
         return {}
     z = embeddings.double()

@@ -56,6 +56,7 @@ class Siamese(nn.Module):
         self.target = frozen_copy(self.online) if row.target == "momentum" else None
         self.objective = build_objective(row, width, self.group)
         self.normalise = _normaliser(row, self.objective.unit_length)
+        self.pending: tuple[list[Tensor], list[Tensor]] | None = None
 
     def forward(self, views: Sequence[Tensor], mix: Mix | None = None) -> Tensor:
         """The loss of one random view an image for each element of `views`, (n, C, H, W); statistics follow the batch.
@@ -85,9 +86,14 @@ class Siamese(nn.Module):
         if mix and mix.weight < 1:
             other = partners(len(target[0])).to(target[0].device)
             loss = mix.weight * loss + (1 - mix.weight) * self._value(online, [t[other] for t in target])
-        if self.training:
-            self.objective.commit(*fixed)
+        self.pending = fixed if self.training else None
         return loss
+
+    def commit(self) -> None:
+        """Let the objective keep what later batches use (bank, centre); once after each backward, which needs the old."""
+        if self.pending is not None:
+            self.objective.commit(*self.pending)
+            self.pending = None
 
     def _value(self, online: list[Tensor], target: list[Tensor]) -> Tensor:
         if self.row.objective_form == "loss":
@@ -142,7 +148,7 @@ def _predictor(row: Method, width: int, group: Group) -> Predictor:
     head = row.predictor_head
     *hidden, last = layers(head)
     spec = (*hidden, LayerSpec(width, bias=last.bias, norm=last.norm, activation="none"))
-    return create_predictor(row.predictor, width, layers=spec, options=asdict(row.predictor_options), mean=group.mean)
+    return create_predictor(row.predictor, width, hidden_layers=spec, options=asdict(row.predictor_options), mean=group.mean)
 
 
 class _UnitLength(nn.Module):

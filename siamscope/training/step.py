@@ -56,6 +56,7 @@ class Trainer:
             with self.synchronised(last=index == len(parts) - 1), self.precision.autocast(images.device):
                 loss: Tensor = (self.wrapped or self.model)(batch, mix)
             torch.autograd.backward(loss / len(parts))
+            self.model.commit()
             losses.append(loss.detach())
         if self.recipe.optim.clip_norm:
             self.before_clipping = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)

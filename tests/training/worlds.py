@@ -60,6 +60,7 @@ def run(row: Method, world: World) -> dict[str, torch.Tensor]:
         model.zero_grad()
         loss = model([view[mine] for view in views(step)])
         loss.backward()
+        model.commit()
         out[f"loss {step}"] = world.mean(loss.detach())
         with torch.no_grad():
             for name, p in model.named_parameters():

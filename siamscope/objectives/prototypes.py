@@ -90,7 +90,7 @@ class Prototypes(Objective):
             for i, x in enumerate(u):
                 others = [q for j, q in enumerate(assigned) if j != i]
                 if others:
-                    log_p = (x @ weight.T / self.temperature).log_softmax(1)
+                    log_p = ((x / self.temperature) @ weight.T).log_softmax(1)
                     losses.append(-(sum(others[1:], others[0]) * log_p).sum(1).mean())
             return torch.stack(losses).sum() / _pairs(u, t)
 
@@ -128,7 +128,7 @@ class Prototypes(Objective):
         scale = max(1, len(others)) / (self.temperature * _pairs(u, t) * len(u[0]))
         if not others:
             return GradientTerms(torch.zeros_like(u[view]), torch.zeros_like(u[view]), weight.new_ones(()), scale)
-        p = (u[view] @ weight.T / self.temperature).softmax(1)
+        p = ((u[view] / self.temperature) @ weight.T).softmax(1)
         return GradientTerms(torch.stack(others).mean(0) @ weight, p @ weight, weight.new_ones(()), scale)
 
     def parameter_gradients(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -145,7 +145,7 @@ class Prototypes(Objective):
             for i, x in enumerate(u):
                 others = [q for j, q in enumerate(assigned) if j != i]
                 if others:
-                    p = (x @ weight.T / self.temperature).softmax(1)
+                    p = ((x / self.temperature) @ weight.T).softmax(1)
                     total += (len(others) * p - sum(others[1:], others[0])).T @ x
             return [(weight, total / (self.temperature * _pairs(u, t) * len(u[0])))]
 

@@ -78,9 +78,10 @@ def default_local_size(size: int) -> int:
 
 
 def _check_pixels(local: ViewSpec, views: int, image_size: int | tuple[int, int]) -> None:
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < 1:
-        raise ViewError(f"multi_crop: image_size is {image_size!r}; its sides must be at least 1 px")
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ViewError(f"multi_crop: image_size is {image_size!r}; give a side, or height and width, at least 1 px")
+    height, width = sides
     covered = local.crop_scale[0] * height * width
     if covered < LEAST_PIXELS:
         raise ViewError(

@@ -131,6 +131,8 @@ PAIR = get_policy("simsiam", 32)
         ({"image_size": 8}, "local_scale starts at 0.05, 3.2 of an image's 64"),
         ({"image_size": (8, 9)}, "local_scale starts at 0.05, 3.6 of an image's 72"),
         ({"image_size": 0}, "image_size"),
+        ({"image_size": 32.0}, "image_size"),
+        ({"image_size": (32, 32, 3)}, "image_size"),
         ({"locals": 1023}, "locals makes 1025 views, more than an image's 1024 pixels"),
         ({"blur_prob": 2.0}, "blur_prob"),
         ({"size": 8}, "unknown field of a local crop 'size'"),

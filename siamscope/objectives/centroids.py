@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,18 +64,31 @@ class Centroids(Objective):
         """
         u, t = checked(online, target)
         _at_least_two(len(u[view]))
-        pairs = list(ordered_pairs(len(u), len(t)))
-        pulls = [t[j] for i, j in pairs if i == view]
-        divisor = max(1, len(pulls))
-        if shared:
-            pulls += [u[i] for i, j in pairs if j == view]
+        share, pulls = partners(u, t, view, shared=shared)
         positive, negative = torch.zeros_like(u[view]), torch.zeros_like(u[view])
-        for other in pulls:
+        for other, weight in pulls:
             spread = _Spectrum((u[view] + other) / 2)
-            positive = positive + spread.inverse_root(other) / divisor
-            negative = negative - spread.inverse_root(u[view]) / divisor
-        scale = divisor / (4 * len(pairs) * (len(u[view]) if self.per_sample else 1))
+            positive = positive + weight * spread.inverse_root(other)
+            negative = negative - weight * spread.inverse_root(u[view])
+        scale = share / (4 * (len(u[view]) if self.per_sample else 1))
         return GradientTerms(positive, negative, positive.new_ones(()), scale)
+
+
+def partners(
+    online: Sequence[Tensor], target: Sequence[Tensor], view: int, *, shared: bool = False
+) -> tuple[float, list[tuple[Tensor, float]]]:
+    """What view `view` is paired with: the share of all pairs that it is in as online view, and (embeddings, weight).
+
+    The weights add up to 1 (or to 2 with `shared`, where the view is a target as well; a partner that it meets in both
+    roles comes once). A view that is the only target has no pair as online view: its share is then that of one pair.
+    """
+    pairs = list(ordered_pairs(len(online), len(target)))
+    met = Counter(j for i, j in pairs if i == view)
+    count = max(1, met.total())
+    if shared:
+        met.update(i for i, j in pairs if j == view)
+    views = online if shared else target
+    return count / len(pairs), [(views[k], times / count) for k, times in met.items()]
 
 
 class _Spectrum:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
+from siamscope.objectives.centroids import partners
 from siamscope.objectives.terms import GradientTerms
 
 RANGE = 3.0
@@ -73,7 +74,10 @@ class Slices(Objective):
     def directions(self, like: Tensor) -> Tensor:
         """(d, slices) unit columns of this step, for embeddings `like` (n, d)."""
         generator = torch.Generator().manual_seed(self._drawn)
-        a = torch.randn(like.shape[1], self.slices, generator=generator).to(like)
+        a = torch.randn(like.shape[1], self.slices, generator=generator)
+        if like.is_cuda:  # else the copy would wait for the GPU
+            a = a.pin_memory()
+        a = a.to(like, non_blocking=True)
         out: Tensor = a / a.norm(dim=0)
         return out
 
@@ -92,12 +96,11 @@ class Slices(Objective):
 
     def _statistic(self, x: Tensor, samples: int) -> Tensor:
         """SIGReg of the projections (n, slices) of this process's samples."""
-        knot, weight = quadrature(self.knots, x)
-        phase = x[..., None] * knot
-        local = torch.stack([phase.cos().mean(0), phase.sin().mean(0)])
+        local: Tensor = _Characteristic.apply(x, self.knots)  # type: ignore[no-untyped-call]
         cos, sin = self.group.gather(local.reshape(1, -1)).mean(0).reshape(local.shape)
-        error = (cos - gauss(knot)).square() + sin.square()
-        out: Tensor = samples * (error @ weight).mean()
+        knot, weight = quadrature(self.knots, x)
+        error = (cos - gauss(knot)[:, None]).square() + sin.square()
+        out: Tensor = samples * (weight @ error).mean()
         return out
 
     def gradient_terms(
@@ -110,18 +113,14 @@ class Slices(Objective):
         u, t = checked(online, target)
         n, d = u[view].shape
         _at_least_two(n)
-        pairs = list(ordered_pairs(len(u), len(t)))
-        pulls = [t[j] for i, j in pairs if i == view]
-        tested = len(pulls)
-        if shared:
-            pulls += [u[i] for i, j in pairs if j == view]
-        divisor = max(1, tested)
-        scale = divisor / (2 * n * d * len(pairs))
-        away = torch.stack([z - u[view] for z in pulls] or [torch.zeros_like(u[view])]).sum(0)
-        positive = (1 - self.balance) / divisor * away
-        repulsion, confinement = self.gaussian_terms(u[view])
-        negative = tested / len(pairs) / scale * (repulsion + confinement)
-        return GradientTerms(positive, negative, away.new_tensor(self.balance), scale)
+        share, pulls = partners(u, t, view, shared=shared)
+        positive = torch.zeros_like(u[view])
+        for other, weight in pulls:
+            positive = positive + (1 - self.balance) * weight * (other - u[view])
+        scale = share / (2 * n * d)
+        tested = any(i == view for i, _ in ordered_pairs(len(u), len(t)))
+        negative = 2 * n * d * tested * torch.stack(self.gaussian_terms(u[view])).sum(0)
+        return GradientTerms(positive, negative, positive.new_tensor(self.balance), scale)
 
     def gaussian_terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of SIGReg with respect to z (N, d) in two parts: repulsion between samples, and confinement."""
@@ -150,12 +149,56 @@ def slice_gradient(x: Tensor, knots: int = 17) -> tuple[Tensor, Tensor]:
     Repulsion 2 sum_k w_k t_k mean_j sin(t_k (x_j - x)), from every sample on every other; confinement
     2 sum_k w_k t_k exp(-t_k^2/2) sin(t_k x), towards the origin. Their sum is the gradient.
     """
-    repulsion, confinement = torch.zeros_like(x), torch.zeros_like(x)
-    for knot, weight in zip(*quadrature(knots, x), strict=True):  # one by one: (N, slices) of memory, not times knots
-        cos, sin = (knot * x).cos(), (knot * x).sin()
-        repulsion += 2 * weight * knot * (sin.mean(0) * cos - cos.mean(0) * sin)
-        confinement += 2 * weight * knot * gauss(knot) * sin
-    return repulsion, confinement
+    knot, weight = quadrature(knots, x)
+    pull = (2 * weight * knot)[:, None]
+    confinement = _polynomial(x, pull * gauss(knot)[:, None]).imag
+    return -_polynomial(x, pull * characteristic(x, knots).conj()).imag, confinement
+
+
+def characteristic(x: Tensor, knots: int) -> Tensor:
+    """The mean of exp(i t_k x) over samples, complex (knots, slices), of projections (N, slices).
+
+    The knots are equally spaced, so that each is one multiplication on from the last: no sine or cosine a knot, and no
+    tensor of N * slices * knots.
+    """
+    turn = _turn(x, knots)
+    power = torch.ones_like(turn)
+    means = [power.mean(0)]
+    for _ in range(knots - 1):
+        power *= turn
+        means.append(power.mean(0))
+    return torch.stack(means)
+
+
+def _turn(x: Tensor, knots: int) -> Tensor:
+    """exp(i x * distance of two knots)."""
+    return torch.polar(torch.ones_like(x), x * (RANGE / (knots - 1)))
+
+
+def _polynomial(x: Tensor, coefficients: Tensor) -> Tensor:
+    """sum_k coefficients[k] exp(i t_k x), complex (N, slices), by Horner's rule; coefficients (knots, slices or 1)."""
+    turn = _turn(x, len(coefficients))
+    total = torch.zeros_like(turn)
+    for coefficient in coefficients.flip(0):
+        total.mul_(turn).add_(coefficient)
+    return total
+
+
+class _Characteristic(torch.autograd.Function):
+    """`characteristic` as real (2, knots, slices), cosine and sine; keeps x alone for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, knots: int) -> Tensor:
+        ctx.save_for_backward(x)
+        values = characteristic(x, knots)
+        return torch.stack([values.real, values.imag])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        cos, sin = gradients[0]
+        knot, _ = quadrature(len(cos), x)
+        return -_polynomial(x, knot[:, None] * torch.complex(cos, -sin)).imag / len(x), None
 
 
 def integral_statistic(x: Tensor) -> Tensor:

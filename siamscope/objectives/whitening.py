@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
+from siamscope.objectives.centroids import partners
 from siamscope.objectives.terms import GradientTerms
 
 SMALLEST_NORM = 1e-6
@@ -70,14 +71,12 @@ class Whitening(Objective):
         M = 2 (1 - eps) / (n - 1) dL/dS; balance 1. The target's whitening is held fixed unless `shared`.
         """
         u, t = checked(online, target)
-        pairs = list(ordered_pairs(len(u), len(t)))
-        pulls = [t[j] for i, j in pairs if i == view]
-        divisor = max(1, len(pulls))
-        if shared:
-            pulls += [u[i] for i, j in pairs if j == view]
-        own, *others = self._whiten(torch.stack([u[view], *pulls])).split()
-        scale = 2 * divisor / (len(pairs) * len(u[view]))
-        g = -torch.stack([o.unit for o in others] or [torch.zeros_like(own.unit)]).sum(0) / divisor
+        share, pulls = partners(u, t, view, shared=shared)
+        own, *others = self._whiten(torch.stack([u[view], *(z for z, _ in pulls)])).split()
+        scale = 2 * share / len(u[view])
+        g = torch.zeros_like(own.unit)
+        for other, (_, weight) in zip(others, pulls, strict=True):
+            g = g - weight * other.unit
         positive, negative = own.backward(g, self.eps)
         return GradientTerms(-positive, negative, g.new_ones(()), scale)
 
@@ -86,31 +85,37 @@ class Whitening(Objective):
         views, n, d = x.shape
         size = self.whiten_group or n
         _check_sizes(n, d, size)
-        groups = x.reshape(views, n // size, size, d)
-        centred = groups - groups.mean(2, keepdim=True)
-        covariance = centred.mT @ centred / (size - 1)
-        shrunk = (1 - self.eps) * covariance + self.eps * torch.eye(d, dtype=x.dtype, device=x.device)
-        factor = _cholesky(shrunk)
+        groups = x.double().reshape(views, n // size, size, d)
+        mean = groups.mean(2, keepdim=True)
+        centred = groups - mean
+        covariance = (1 - self.eps) / (size - 1) * (centred.mT @ centred)
+        covariance = covariance + self.eps * torch.eye(d, dtype=torch.float64, device=x.device)
+        factor = _cholesky(covariance, mean, torch.finfo(x.dtype).eps)
         whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT
-        return _Whitened(centred, factor, whitened)
+        return _Whitened(centred, factor, whitened, x.dtype)
 
 
 @dataclass(frozen=True)
 class _Whitened:
-    """`centred` (V, B, n, d) with `factor` (V, B, d, d), lower, and `whitened` = centred factor^-T."""
+    """`centred` (V, B, n, d) with `factor` (V, B, d, d), lower, and `whitened` = centred factor^-T.
+
+    In float64: the covariance squares the condition number, and d is small. `dtype`: the embeddings'.
+    """
 
     centred: Tensor
     factor: Tensor
     whitened: Tensor
+    dtype: torch.dtype
 
     @property
     def unit(self) -> Tensor:
         """(V, N, d) samples of unit length, or (N, d) of one view."""
-        return F.normalize(self.whitened, dim=-1, eps=SMALLEST_NORM).flatten(-3, -2)
+        return F.normalize(self.whitened, dim=-1, eps=SMALLEST_NORM).flatten(-3, -2).to(self.dtype)
 
     def split(self) -> list[_Whitened]:
         """One element a view."""
-        return [_Whitened(*parts) for parts in zip(self.centred, self.factor, self.whitened, strict=True)]
+        parts = zip(self.centred, self.factor, self.whitened, strict=True)
+        return [_Whitened(*tensors, self.dtype) for tensors in parts]
 
     def backward(self, unit_gradient: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """What a gradient (N, d) at the unit samples of one view is at its embeddings: direct, and by the covariance.
@@ -119,7 +124,7 @@ class _Whitened:
         """
         y = self.whitened
         norm = y.norm(dim=-1, keepdim=True)
-        g = unit_gradient.reshape(y.shape)
+        g = unit_gradient.to(y.dtype).reshape(y.shape)
         along = (g * y).sum(-1, keepdim=True) * y / norm.square().clamp_min(SMALLEST_NORM**2)
         g = torch.where(norm > SMALLEST_NORM, g - along, g) / norm.clamp_min(SMALLEST_NORM)
         direct = torch.linalg.solve_triangular(self.factor, g, upper=False, left=False)
@@ -129,7 +134,8 @@ class _Whitened:
         through = torch.linalg.solve_triangular(self.factor, left, upper=False, left=False)
         matrix = (1 - eps) / (y.shape[-2] - 1) * (through + through.mT)
         direct = direct - direct.mean(-2, keepdim=True)
-        return direct.flatten(-3, -2), (self.centred @ matrix).flatten(-3, -2)
+        through = self.centred @ matrix
+        return direct.flatten(-3, -2).to(self.dtype), through.flatten(-3, -2).to(self.dtype)
 
 
 def _check_sizes(n: int, d: int, size: int) -> None:
@@ -142,18 +148,19 @@ def _check_sizes(n: int, d: int, size: int) -> None:
         )
 
 
-def _cholesky(covariance: Tensor) -> Tensor:
+def _cholesky(covariance: Tensor, mean: Tensor, precision: float) -> Tensor:
     """The lower factor; not finite in, not finite out.
 
-    A pivot that is lost in rounding (a dimension that the earlier ones determine) counts as singular.
+    A pivot within the rounding of the embeddings counts as singular: a dimension that is constant, or that the earlier
+    ones determine. `mean` (V, B, 1, d); `precision`: of the embeddings.
     """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(covariance)
     with torch.no_grad():
         pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-        variances = covariance.diagonal(dim1=-2, dim2=-1)
-        rounding = 8 * torch.finfo(covariance.dtype).eps
-        sound = (info == 0).all() & (pivots > rounding * variances).all()
+        sizes = covariance.diagonal(dim1=-2, dim2=-1) + mean[..., 0, :].square()
+        rounding = max(16 * precision**2, 8 * torch.finfo(covariance.dtype).eps)
+        sound = (info == 0).all() & (pivots > rounding * sizes).all()
     if sound:
         return factor
     if not torch.isfinite(covariance).all():

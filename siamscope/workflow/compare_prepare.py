@@ -1,0 +1,91 @@
+"""What a comparison must settle once, before its runs: the data, the number format, the device.
+
+A process of its own (`python -m`, recipe as TOML on standard input, JSON on standard output), because it needs torch
+and the images in memory: the peak memory of a child counts what its parent held when the child was started.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import torch
+
+from siamscope import recipe as recipes
+from siamscope.recipe import Recipe
+from siamscope.rundir import finite
+from siamscope.training import progress
+from siamscope.training.build import build_model, choose_precision
+from siamscope.training.distributed import World, choose_device
+from siamscope.workflow import environment
+from siamscope.workflow.opening import opened
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The shared recipe with everything decided, and what the machine and the data are."""
+
+    recipe: Recipe
+    environment: dict[str, Any]
+    data: dict[str, Any]
+
+
+def prepare(recipe: Recipe, threads: int, reporter: progress.Reporter) -> Prepared:
+    """Decode the images (into the cache, if there is one), and decide device, threads and number format for all runs.
+
+    Raises:
+        RecipeError, DataError, ...: as `siamscope train` would, before any run starts.
+    """
+    device = choose_device(recipe.train.device)
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+        recipe = replace(recipe, train=replace(recipe.train, threads=threads))
+    dataset = opened(recipe.data, reporter)
+    recipe = replace(recipe, data=replace(dataset.config, cache_dir=recipe.data.cache_dir))
+    found = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "train_images": len(dataset.train),
+        "validation_images": len(dataset.val),
+        "test_images": len(dataset.test) if dataset.test else 0,
+    }
+    recipe = _number_format(recipe, dataset.train.channels, device)
+    return Prepared(recipe, environment.describe(device), found)
+
+
+def _number_format(recipe: Recipe, channels: int, device: torch.device) -> Recipe:
+    """The recipe with precision and layout decided: by the timed probe of the training, once for all runs."""
+    config = recipe.train
+    if config.deterministic:  # a timed choice is not; the same rule as in a single run
+        precision, last = config.precision.replace("auto", "fp32"), config.channels_last.replace("auto", "off")
+        config = replace(config, precision=cast("Any", precision), channels_last=cast("Any", last))
+    if "auto" in (config.precision, config.channels_last):
+        world = World(device=device)
+        timed, _ = choose_precision(recipe, build_model(recipe, channels, world), channels, world)
+        config = replace(
+            config,
+            precision="bf16" if timed.bf16 else "fp32",
+            channels_last="on" if timed.channels_last else "off",
+        )
+    return replace(recipe, train=config)
+
+
+def main(threads: str, quiet: str) -> None:
+    """Read a recipe, prepare, write what was found; an error made for the user is written as one."""
+    import tomllib
+
+    recipe = recipes.from_dict(tomllib.loads(sys.stdin.buffer.read().decode("utf-8", "surrogateescape")))
+    try:
+        found = prepare(recipe, int(threads), progress.Silent() if quiet == "1" else progress.reporter())
+    except ValueError as error:
+        if not type(error).__module__.startswith("siamscope."):
+            raise
+        print(json.dumps({"error": str(error)}))
+        return
+    print(json.dumps(finite(asdict(found))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

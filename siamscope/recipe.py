@@ -23,6 +23,7 @@ from siamscope.data.config import DataConfig
 from siamscope.row import Method
 from siamscope.sections import EvaluationConfig, MonitorConfig, NetworkConfig, OptimConfig, TrainConfig, ViewsConfig
 
+
 class RecipeError(ValueError):
     """A recipe that cannot be used; the message names the field and what it may be."""
 
@@ -222,8 +223,11 @@ def _views(recipe: Recipe) -> typing.Iterator[str]:
         return
     if config.local_crops:
         yield "views.cutmix and views.local_crops exclude each other: a local crop shows one image, its target would be mixed"
-    if recipe.train.batch_size % 2:
-        yield f"views.cutmix pairs neighbours in the batch: train.batch_size must be even, got {recipe.train.batch_size}"
+    if recipe.train.batch_size // recipe.train.accumulate % 2:
+        yield (
+            f"views.cutmix pairs neighbours: an even part of a batch is needed, got {recipe.train.batch_size} images"
+            + (f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else "")
+        )
 
 
 def _out_of_range(instance: Any, prefix: str) -> typing.Iterator[str]:

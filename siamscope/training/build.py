@@ -48,7 +48,10 @@ def specs_of(recipe: Recipe) -> tuple[ViewSpec, ...]:
     if not config.local_crops:
         return specs
     return multi_crop(
-        specs, config.local_crops, config.local_size or None, local_scale=(config.local_min, config.local_max),
+        specs,
+        config.local_crops,
+        config.local_size or None,
+        local_scale=(config.local_min, config.local_max),
         image_size=recipe.data.size,
     )
 
@@ -103,6 +106,10 @@ def build_trainer(
     share = config.batch_size // world.size
     if share % config.accumulate:
         raise RecipeError(f"train.accumulate ({config.accumulate}) must divide the {share} images of a process")
+    if recipe.views.cutmix and share // config.accumulate % 2:
+        raise RecipeError(
+            f"views.cutmix pairs neighbours: a process needs an even part of the batch, it has {share} images"
+        )
     steps = config.steps or max(round(config.epochs * steps_per_epoch), 1)
     model = build_model(recipe, channels, world)
     if precision.channels_last:

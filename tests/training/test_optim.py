@@ -46,7 +46,7 @@ def test_groups_and_the_constant_predictor_rate():
     encoder = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     predictor = nn.Linear(4, 4)
     config = OptimConfig(lr=0.1, weight_decay=0.5, exclude_norm_and_bias=True, constant_predictor_lr=True)
-    optimizer = build(config, encoder, predictor, batch_size=512)
+    optimizer = build(config, encoder, predictor, nn.Identity(), batch_size=512)
     set_rates(optimizer, 0.5)
     seen = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     assert seen[id(encoder[0].weight)] == (0.1, 0.5)  # peak 0.1 * 512 / 256, halved by the schedule

@@ -222,7 +222,7 @@ def _views(recipe: Recipe) -> typing.Iterator[str]:
     if not config.cutmix:
         return
     if config.local_crops:
-        yield "views.cutmix and views.local_crops exclude each other: a local crop shows one image, its target would be mixed"
+        yield "views.cutmix and views.local_crops exclude each other: a local crop shows one image only"
     if recipe.train.batch_size // recipe.train.accumulate % 2:
         yield (
             f"views.cutmix pairs neighbours: an even part of a batch is needed, got {recipe.train.batch_size} images"

@@ -90,7 +90,7 @@ class Siamese(nn.Module):
         return loss
 
     def commit(self) -> None:
-        """Let the objective keep what later batches use (bank, centre); once after each backward, which needs the old."""
+        """Let the objective keep what later batches use (bank, centre); after each backward, which needs the old."""
         if self.pending is not None:
             self.objective.commit(*self.pending)
             self.pending = None
@@ -127,7 +127,9 @@ def build_objective(row: Method, width: int, group: Group | None = None) -> Obje
     """The row's objective for embeddings of `width` dimensions."""
     if row.objective != "composed":
         return objectives.create(row.objective, asdict(row), width, group)
-    parts = [replace(methods.get(name), target=row.target, objective_form="loss") for name in (row.positive, row.negative)]
+    parts = [
+        replace(methods.get(name), target=row.target, objective_form="loss") for name in (row.positive, row.negative)
+    ]
     positive, negative = (objectives.create(part.objective, asdict(part), width, group) for part in parts)
     return Composed(positive, negative, row.balance)
 
@@ -148,7 +150,9 @@ def _predictor(row: Method, width: int, group: Group) -> Predictor:
     head = row.predictor_head
     *hidden, last = layers(head)
     spec = (*hidden, LayerSpec(width, bias=last.bias, norm=last.norm, activation="none"))
-    return create_predictor(row.predictor, width, hidden_layers=spec, options=asdict(row.predictor_options), mean=group.mean)
+    return create_predictor(
+        row.predictor, width, hidden_layers=spec, options=asdict(row.predictor_options), mean=group.mean
+    )
 
 
 class _UnitLength(nn.Module):

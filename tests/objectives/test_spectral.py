@@ -309,11 +309,12 @@ def test_autocast_changes_nothing():
     u = [z.float() for z in unit(2, 30, 16)]
     values = []
     for enabled in (False, True):
-        objective = Spectral(50.0, 0.5, "inverse", width=16, eps=1e-2)
+        objective = Spectral(50.0, 0.5, "log", width=16, eps=1e-2)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             assert (u[0] @ u[1].T).dtype == (torch.bfloat16 if enabled else torch.float32)
             objective.prepare(u, u)
-            values.append((objective.correlation.matrix, objective(u, u), objective.gradient_terms(u, u).total))
+            phi = objective.phi_matrix()
+            values.append((objective.correlation.matrix, phi, objective(u, u), objective.gradient_terms(u, u).total))
     for plain, cast in zip(*values, strict=True):
         assert cast.dtype == torch.float32 and torch.equal(plain, cast)
 
@@ -326,8 +327,10 @@ def test_f_is_saved():
     other = spectral(2.0, 0.9, "inverse", d=5, centred=True)
     other.prepare(unit(2, 10, 5, seed=1), unit(2, 10, 5, seed=1))
     assert other(u, u) != objective(u, u)
-    other.load_state_dict(objective.state_dict())
-    assert other(u, u) == objective(u, u)
+    fresh = spectral(2.0, 0.9, "inverse", d=5, centred=True)
+    for loaded in (other, fresh):
+        loaded.load_state_dict(objective.state_dict())
+        assert loaded(u, u) == objective(u, u)
 
 
 class Meeting:

@@ -101,9 +101,8 @@ class Prototypes(Objective):
             return
         with torch.autocast(self.centre.device.type, enabled=False):
             mean = torch.stack([full(t).mean(0) for t in target]).mean(0)
-            scores = self._target_prototypes(mean) @ self.group.mean(
-                mean
-            )  # scores are linear: their mean is the mean's
+            # Scores are linear in the embedding: the mean of the scores is the score of the mean.
+            scores = self._target_prototypes(mean) @ self.group.mean(mean)
             self.centre.lerp_(scores.to(self.centre.dtype), 1 - self.centre_momentum)
 
     @torch.no_grad()

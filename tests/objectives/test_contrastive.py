@@ -9,6 +9,7 @@ import torch
 from draws import autograd, draws, in_ranks, relative, unit
 
 from siamscope.objectives import Contrastive, ObjectiveError, create, tangent
+from siamscope.objectives.bank import nearest
 
 FORMS = [
     {"temperature": 0.1},
@@ -127,7 +128,7 @@ def test_a_dominant_positive_keeps_its_digits():
     """At a small temperature the loss is e^-40; a difference of two logarithms in float32 would return zero."""
     eye = torch.eye(3)
     loss = Contrastive(1 / 40)([eye, eye], [eye, eye])
-    assert loss.item() == pytest.approx(4 * math.exp(-40), rel=1e-4)
+    assert loss.item() == pytest.approx(4 * math.exp(-40), rel=1e-4, abs=0)
 
 
 # ------------------------------------------------------------------------------------------------ the memory bank
@@ -200,11 +201,20 @@ def test_local_crops_never_enter_the_bank():
 def test_neighbours_of_keys_in_the_bank_are_themselves():
     """With the targets in the bank, NNCLR is MoCo v3; before that it is not."""
     online, target = unit(2, 6, 5), unit(2, 6, 5, seed=1)
-    nearest = build({"temperature": 0.2, "negatives": "other-view", "neighbour": True, "bank": 30}, 5)
+    neighbours = build({"temperature": 0.2, "negatives": "other-view", "neighbour": True, "bank": 30}, 5)
     plain = Contrastive(0.2, negatives="other-view")(list(online), list(target))
-    assert relative(nearest(list(online), list(target)), plain) > 0.01
-    nearest.commit(list(online), list(target))
-    assert relative(nearest(list(online), list(target)), plain) <= 1e-14
+    assert relative(neighbours(list(online), list(target)), plain) > 0.01
+    neighbours.commit(list(online), list(target))
+    assert relative(neighbours(list(online), list(target)), plain) <= 1e-14
+
+
+def test_the_neighbour_is_the_nearest_and_not_the_longest():
+    """Keys need not have length one (normalise 'batch', 'none'): the distance decides, not the inner product."""
+    lengths = torch.linspace(0.2, 3, 40)[:, None]
+    keys, queries = lengths * unit(40, 3).float(), unit(25, 3, seed=1).float()
+    expected = keys[torch.cdist(queries, keys).argmin(1)]
+    assert torch.equal(nearest(keys, queries), expected)
+    assert not torch.equal(keys[(queries @ keys.T).argmax(1)], expected)
 
 
 # ------------------------------------------------------------------------------------------------ several ranks

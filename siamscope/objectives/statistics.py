@@ -22,7 +22,7 @@ class Correlation(nn.Module):
     A NaN in an embedding stays in F: the training loop stops on the loss. `mean` averages a tensor over the processes.
 
     Sources: Tao et al. 2022 (arXiv:2112.05141), F of UniGrad, whose released code keeps F in float16, where its EMA
-    stalls (tests/objectives/test_spectral.py); Ozsoy et al. 2022 (arXiv:2209.07999) for the centred one.
+    stalls (tests/objectives/test_statistics.py); Ozsoy et al. 2022 (arXiv:2209.07999) for the centred one.
     """
 
     matrix: Tensor

@@ -141,6 +141,8 @@ class Method:
     """Prototypes, centred: share of the old centre that every step keeps."""
     iterations: int = 3
     """Prototypes, sinkhorn: iterations."""
+    per_sample: bool = False
+    """Centroids: divide the nuclear norm by the number of samples: the scale of the other objectives."""
     whiten_group: int = 0
     """Whitening: samples that are whitened together (0 = the batch)."""
     slices: int = 1024
@@ -174,6 +176,16 @@ def _meaningless(m: Method) -> Iterator[str]:
         yield f"normalise {m.normalise!r}: the objective whitens and normalises by itself; use 'none'"
     if m.objective == "contrastive" and m.bank == 0 and (m.negatives == "bank" or m.neighbour):
         yield "negatives or neighbours from a memory bank need one: give bank, the number of keys"
+    if m.objective == "whitening" and m.eps >= 1:
+        yield f"eps must be below 1: whitening uses (1 - eps) C + eps I, got {m.eps}"
+    if m.objective == "slices" and m.balance > 1:
+        yield f"balance must be at most 1: slices weighs (1 - balance) invariance + balance SIGReg, got {m.balance}"
+    if m.objective == "slices" and m.knots < 2:
+        yield f"knots must be at least 2, got {m.knots}"
+    if m.objective == "contrastive" and m.neighbour and m.negatives == "bank":
+        yield "neighbour with negatives 'bank': every positive would be a negative as well; use 'other-view'"
+    if m.eps == 0 and (m.objective == "covariance" or (m.objective == "spectral" and m.phi != "identity")):
+        yield f"eps must be above 0 for the objective {m.objective} (a collapsed dimension has variance 0), got 0"
     if m.objective == "contrastive" and m.bank and not (m.negatives == "bank" or m.neighbour):
         yield f"bank = {m.bank} is not used with negatives {m.negatives!r} and without neighbour"
     if m.objective == "composed" and m.objective_form == "loss":
@@ -193,8 +205,10 @@ def _unbounded(m: Method) -> Iterator[str]:
         return
     if m.objective == "asymmetric" and m.distance == "cosine":
         yield f"normalise 'none' {grows.format('cosine')}, or distance 'euclidean'"
-    if m.objective == "spectral" and m.phi != "identity":
+    if m.objective == "spectral" and (m.phi != "identity" or m.balance == 0):
         yield f"normalise 'none' {grows.format(f'spectral ({m.phi})')}"
+    if m.objective == "decorrelation" and m.form == "trace" and m.balance == 0:
+        yield f"normalise 'none' {grows.format('decorrelation (trace, balance 0)')}"
     if m.objective == "centroids":
         yield f"normalise 'none' {grows.format('centroids')}"
     if m.objective == "composed":

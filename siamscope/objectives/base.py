@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,32 +64,30 @@ class Objective(nn.Module, ABC):
         the targets are the online embeddings themselves, and the gradient through that role is part of the terms.
         """
 
-    def prepare(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> None:  # noqa: B027 - most keep nothing
+    def prepare(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         """Update the statistics that the loss of this batch uses; once a step, before `forward`. No gradient."""
 
-    def commit(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> None:  # noqa: B027 - most keep nothing
+    def commit(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         """Keep what later batches use; once a step, after `forward`. No gradient."""
 
-    def update_target(self, momentum: float) -> None:  # noqa: B027 - most own no weights
+    def update_target(self, momentum: float) -> None:
         """Let the target's copy of the objective's own weights (prototypes) follow by EMA."""
 
-    def parameter_gradients(
-        self, online: Sequence[Tensor], target: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
+    def parameter_gradients(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(w, dL/dw) for tensors w of the objective's own that have a graph (normalised prototypes), in closed form."""
         return []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and casts as every module, but statistics never fall below float32: an EMA in half precision stalls."""
         before = dict(self.named_buffers(recurse=False))
-        out = super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers(recurse=False):
             if buffer.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, before[name].to(buffer.device))
-        return out
+        return self
 
     def extra_repr(self) -> str:
-        shown: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"}
+        shown = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"}
         return ", ".join(f"{k}={v}" for k, v in shown.items() if k != "training")
 
 

@@ -33,7 +33,7 @@ class GradientTerms:
     @property
     def push(self) -> Tensor:
         """The negative term with its balance and scale, (N, d)."""
-        return self.scale * self.balance * self.negative
+        return self.scale * (self.balance * self.negative)
 
 
 def radial(gradient: Tensor, u: Tensor) -> Tensor:

@@ -132,12 +132,13 @@ def _aligned(model: Siamese, embeddings: Tensor) -> dict[str, Any]:
         return {}  # the assessment that follows says so
     found = collapse.alignment((z.T @ z / len(z)).cpu().numpy(), matrix.detach().double().cpu().numpy(), k=ALIGNED)
     return {
-        "alignment": found.mean_cosine,
+        "alignment": found.cosine,
         "alignment_cosines": [round(float(value), 6) for value in found.cosines],
         "asymmetry": found.asymmetry,
         "commutator": found.commutator,
-        **_logged("correlation", np.sqrt(np.maximum(found.correlation_spectrum, 0))),
-        **_logged("predictor", found.predictor_spectrum),
+        "smallest_eigenvalue": found.smallest,
+        **_logged("correlation", found.correlation_spectrum),
+        **_logged("predictor", found.matrix_spectrum),
     }
 
 

@@ -17,7 +17,7 @@ _OF_OBJECTIVE = {
     "covariance": ("invariance", "variance", "covariance", "eps"),
     "prototypes": ("prototypes", "assignment", "temperature", "target_temperature", "centre_momentum", "iterations"),
     "whitening": ("whiten_group", "eps"),
-    "centroids": (),
+    "centroids": ("per_sample",),
     "slices": ("balance", "slices", "knots"),
     "composed": ("positive", "negative", "balance"),
 }

@@ -70,8 +70,8 @@ def _about(facts: Mapping[str, Any]) -> list[str]:
 def _figure(facts: Mapping[str, Any]) -> Html:
     caption = (
         f"{AXES[facts['figure']][0].capitalize().replace('K-nn', 'k-NN')} of each method, best first: mean and "
-        "standard deviation over the seeds, every seed as a dot; the number is that of the published row. Dashed and dotted: "
-        "the same encoder untrained, and the pixels themselves."
+        "standard deviation over the seeds, every seed as a dot; the number is that of the published target. "
+        "Dashed and dotted: the same encoder untrained, and the pixels themselves."
     )
     if facts["momentum"]:
         caption += " Each method with and without a momentum target; spectral rows at their own rho and at rho 0."

@@ -213,7 +213,7 @@ def svg(facts: Mapping[str, Any]) -> Html:
     drawn = picture(facts)
     bottom = _TOP + _ROW * len(drawn.lines)
     across = Scale(*drawn.span, _LEFT, _WIDTH - _RIGHT)
-    parts = [_ticks(across, bottom), *_baselines(drawn, across, bottom)]
+    parts = [*_baselines(drawn, across, bottom), _ticks(across, bottom)]
     for index, line in enumerate(drawn.lines):
         parts.append(_svg_line(line, across, _TOP + _ROW * (index + 0.5), drawn.digits))
     middle = (_LEFT + _WIDTH - _RIGHT) / 2

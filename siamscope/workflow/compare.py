@@ -56,8 +56,8 @@ def compare(
     """Run what is missing of a comparison, and write its results.
 
     `recipe` is shared by all runs but for its method and seed (see `compare_plan`); `cells` are dotted names of cells
-    of `recipe.method` that go into every row. Finished runs are kept, unfinished ones resumed, failed ones only run again
-    with `retry`. A run that fails is a line of the table and stops nothing.
+    of `recipe.method` that go into every row. Finished runs are kept, unfinished ones resumed, failed ones only
+    run again with `retry`. A run that fails is a line of the table and stops nothing.
 
     Raises:
         CompareError: unknown methods, seeds or jobs; data that cannot be used; `out` holds something else, or a
@@ -87,7 +87,7 @@ def compare(
         stopped = execute(todo, at_once, threads, _Teller(say, len(todo), at_once))
         facts = _facts(known, shared, lines, numbers, runs) | {"jobs": at_once, "threads": threads}
         facts["notes"] = _notes(facts)
-        text = _write(folder, facts)
+        text = _write(folder, facts) + ("\nstopped; run the same command again to go on" if stopped else "")
     return Compared(facts, text, stopped)
 
 
@@ -157,7 +157,7 @@ def _prepared(recipe: Recipe, cells: Sequence[str], jobs: int, quiet: bool) -> d
         raise CompareError(f"preparing the data failed with exit code {done.returncode}; see above") from None
     if "error" in found:
         raise CompareError(found["error"])
-    command_line = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command_line = " ".join([Path(sys.argv[0]).name.replace("__main__.py", "siamscope"), *sys.argv[1:]])
     found["environment"] |= {"command": command_line, "cores": _cores()}
     return {"asked": plan.asked(recipe, cells), "shared": found.pop("recipe"), "started": _now()} | found
 

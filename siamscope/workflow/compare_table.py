@@ -212,10 +212,11 @@ def markdown(facts: Mapping[str, Any]) -> str:
 def _momentum(facts: Mapping[str, Any]) -> list[str]:
     if not facts["momentum"]:
         return []
-    rows = ["| method | rho | target without | difference in k-NN, points |", "|---|---:|---|---:|"]
+    title, scale = ("k-NN, points", 100.0) if facts["figure"] == "knn" else ("effective rank", 1.0)
+    rows = [f"| method | rho | target without | difference in {title} |", "|---|---:|---|---:|"]
     for pair in facts["momentum"]:
         rho = "" if pair["rho"] is None else f"{pair['rho']:g}"
-        gap = spread(pair["difference"], 100)
+        gap = spread(pair["difference"], scale)
         gap = gap if gap.startswith(("-", "–")) else f"+{gap}"
         rows.append(f"| {pair['method']} | {rho} | {pair['without_target']} | {gap} |")
     return ["## What a momentum target changes (with − without, seed by seed)", "\n".join(rows)]

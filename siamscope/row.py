@@ -60,11 +60,11 @@ class PredictorOptions:
     centred: bool = False
     """F of embeddings less their mean."""
     shift: float = 0.0
-    """DirectPred: sqrt(max(s - shift, 0)) in place of sqrt(s) (the paper's c_j)."""
+    """DirectPred: sqrt(max(s - c, 0)) in place of sqrt(s); c = shift (paper) or shift * max(s) (code)."""
     power: float = 0.5
     """DirectSet: the predictor is F^power / |F^power| + eps I."""
     norm: Literal["spectral", "frobenius"] = "spectral"
-    """DirectSet, DirectCopy: which norm divides F; the spectral one by power iteration."""
+    """DirectSet, DirectCopy: which norm divides F; DirectCopy finds the spectral one by iteration."""
     partitions: int = 1
     """DirectPred: random hyperplanes that split the samples, each side with an F of its own (1 = no split)."""
     straight_through: bool = False

@@ -22,8 +22,8 @@ def test_directpred_is_the_papers_formula():
         s, u = np.linalg.eigh(f)
         s = np.clip(s, 0, None)
         for eps, shift in ((0.0, 0.0), (0.3, 0.0), (0.1, 0.05), (0.1, -0.05)):
-            root = np.sqrt(np.clip(s - shift, 0, None))
-            for rule, boost in (("paper", eps * s[-1]), ("code", eps * np.sqrt(s[-1]))):
+            for rule, c, boost in (("paper", shift, eps * s[-1]), ("code", shift * s[-1], eps * np.sqrt(s[-1]))):
+                root = np.sqrt(np.clip(s - c, 0, None))
                 w = set_by(z, eps=eps, shift=shift, rule=rule).matrix.numpy()
                 # the root of an eigenvalue that is zero up to rounding has the root of that rounding
                 assert np.linalg.norm(w - (u * (root + boost)) @ u.T) < 1e-7 * np.linalg.norm(root)
@@ -35,8 +35,8 @@ def test_directpred_eigenvalues_of_a_full_rank_f():
     f = second_moment(z)
     for eps, shift in ((0.0, 0.0), (0.3, 0.0), (0.1, -0.05)):
         s, u = torch.linalg.eigh(f)
-        root = (s - shift).sqrt()
-        for rule, boost in (("paper", eps * s[-1]), ("code", eps * s[-1].sqrt())):
+        for rule, c, boost in (("paper", shift, eps * s[-1]), ("code", shift * s[-1], eps * s[-1].sqrt())):
+            root = (s - c).sqrt()
             w = set_by(z, eps=eps, shift=shift, rule=rule).matrix
             assert relative(w, (u * (root + boost)) @ u.T) < 1e-12
     assert relative(set_by(z, eps=0.3, rule="paper").matrix, set_by(z, eps=0.3, rule="code").matrix) > 0.01

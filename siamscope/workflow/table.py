@@ -22,6 +22,7 @@ _OF_OBJECTIVE = {
     "composed": ("positive", "negative", "balance"),
 }
 _OF_ASSIGNMENT = {"centred": ("iterations",), "sinkhorn": ("centre_momentum",)}  # what the other kind leaves unused
+_NEUTRAL = {"bank": 0, "whiten_group": 0, "shift": 0.0, "every": 1, "partitions": 1}
 _OF_RULE = {
     "directpred": ("rho", "eps", "rule", "every", "centred", "shift", "partitions", "straight_through"),
     "directset": ("rho", "eps", "every", "centred", "power", "norm", "straight_through"),
@@ -60,7 +61,9 @@ def views_of(name: str) -> str:
 
 def defaults(row: Method) -> list[str]:
     """The parameters that the row's cells read, as texts."""
-    unused = _OF_ASSIGNMENT[row.assignment] if row.objective == "prototypes" else ()
+    unused: tuple[str, ...] = _OF_ASSIGNMENT[row.assignment] if row.objective == "prototypes" else ()
+    if row.objective == "spectral" and row.phi == "identity":
+        unused = ("eps",)
     out = [_text(name, getattr(row, name)) for name in _OF_OBJECTIVE[row.objective] if name not in unused]
     if row.target == "momentum":
         out.append(f"momentum {row.momentum:g} to {row.momentum_end:g}")
@@ -74,10 +77,10 @@ def defaults(row: Method) -> list[str]:
 
 
 def _text(name: str, value: Any) -> str:
-    """`name value`; a switch only by its name, and only when it is on; a bank only when there is one."""
+    """`name value`; a switch only by its name, and only when it is on; nothing for a value that changes nothing."""
     if isinstance(value, bool):
-        return name if value else ""
-    if name == "bank" and not value:
+        return name.replace("_", " ") if value else ""
+    if _NEUTRAL.get(name.removeprefix("predictor ")) == value:
         return ""
     return f"{name.replace('_', ' ')} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
 

@@ -1,9 +1,10 @@
-"""SimSiam and BYOL with ResNet-18 on CIFAR-10 on a GPU: images a second, and k-NN after a given number of epochs.
+"""Methods with ResNet-18 on CIFAR-10 on a GPU: images a second, and k-NN after a given number of epochs.
 
     python benchmarks/gpu.py CIFAR_FOLDER --epochs 20 --out benchmarks/results/gpu.json
+    python benchmarks/gpu.py CIFAR_FOLDER --epochs 15 --methods all
 
-The recipes are the published ones (`simsiam-cifar10`, `byol-cifar10`) with their cosine shortened to `--epochs`. Other
-options go to `siamscope train` (a trial without a GPU: `--device cpu --steps 2 --samples 1024 --batch-size 64`).
+The recipes are the published ones (`NAME-cifar10`) with their cosine shortened to `--epochs`. A run that fails is
+reported in its line. Other options go to `siamscope train` (a trial without a GPU: `--device cpu --steps 2 --samples 1024 --batch-size 64`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from siamscope.methods import METHODS
 from siamscope.rundir import read_jsonl
 
 
@@ -26,7 +28,9 @@ def train(method: str, data: Path, epochs: float, run: Path, more: list[str]) ->
     command = [sys.executable, "-m", "siamscope", "train", str(data), "--recipe", f"{method}-cifar10"]
     command += ["--epochs", str(epochs), "--device", "cuda", "--out", str(run), "--quiet", "--json", *more]
     start = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"method": method, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     figures = json.loads(done.stdout)
     speeds = [line["images_per_second"] for line in read_jsonl(run / "metrics.jsonl") if line["kind"] == "step"]
     return {
@@ -45,16 +49,17 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    parser.add_argument("--methods", default="simsiam,byol", help="comma-separated names, or all")
     args, more = parser.parse_known_args()
+    names = list(METHODS) if args.methods == "all" else args.methods.split(",")
     with tempfile.TemporaryDirectory() as folder:
         rows = []
-        for method in ("simsiam", "byol"):
+        for method in names:
             rows.append(train(method, args.data, args.epochs, Path(folder) / method, more))
             args.out.write_text(json.dumps({"command": " ".join(sys.argv), "runs": rows}, indent=1) + "\n")
-            print(
-                f"{method}: {rows[-1]['images_per_second']:,.0f} images/s, k-NN {rows[-1]['knn']['trained']}",
-                flush=True,
-            )
+            row = rows[-1]
+            said = row.get("error") or f"{row['images_per_second']:,.0f} images/s, k-NN {row['knn']['trained']}"
+            print(f"{method}: {said}", flush=True)
 
 
 if __name__ == "__main__":

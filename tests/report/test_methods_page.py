@@ -34,7 +34,9 @@ def comparison(cells, figure="knn", momentum=()):
         for seed in range(found["n"]):
             value = found["mean"] + (found["sd"] or 0) * (seed - 0.5) * 2**0.5
             runs.append({"cell": one["key"], "seed": seed, "status": "finished", **dict.fromkeys(FIGURES, value)})
-    untrained, pixels = ({"knn": {"mean": m, "sd": sd, "n": 2}, "linear": NOTHING} for m, sd in ((0.31, 0.02), (0.25, 0)))
+    untrained, pixels = (
+        {"knn": {"mean": m, "sd": sd, "n": 2}, "linear": NOTHING} for m, sd in ((0.31, 0.02), (0.25, 0))
+    )
     return {
         "kind": "siamscope comparison", "started": "2026-01-01T00:00:00Z", "written": "2026-01-02T00:00:00Z",
         "environment": {"device": "cpu", "cpu": PAYLOAD}, "data": {"name": "shapes"}, "seeds": [0, 1], "figure": figure,

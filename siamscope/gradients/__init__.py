@@ -9,7 +9,23 @@
 
 from __future__ import annotations
 
+from siamscope.gradients.approximations import APPROXIMATIONS, measure
+from siamscope.gradients.compare import Comparison, Geometry, compare, cosine_matrix, geometry, terms_of
 from siamscope.gradients.composed import Composed
+from siamscope.gradients.escape import escape_rate, escape_table
 from siamscope.gradients.surrogate import surrogate
 
-__all__ = ["Composed", "surrogate"]
+__all__ = [
+    "APPROXIMATIONS",
+    "Comparison",
+    "Composed",
+    "Geometry",
+    "compare",
+    "cosine_matrix",
+    "escape_rate",
+    "escape_table",
+    "geometry",
+    "measure",
+    "surrogate",
+    "terms_of",
+]

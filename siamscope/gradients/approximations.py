@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -48,7 +48,7 @@ class Measured:
     error_high: float
     cosine: float
     cosine_low: float
-    seeds: int = field(default=0)
+    seeds: int
 
 
 def measure(
@@ -65,17 +65,17 @@ def measure(
     if name not in APPROXIMATIONS:
         raise ObjectiveError(f"unknown approximation {name!r} (known: {', '.join(APPROXIMATIONS)})")
     approximation = APPROXIMATIONS[name]
-    found = [compare(approximation, pairs.draw(s, samples, dimensions, decay, approximation.features)) for s in seeds]
+    found = [errors(approximation, pairs.draw(s, samples, dimensions, decay, approximation.features)) for s in seeds]
     if not found:
         raise ObjectiveError("seeds must hold at least one seed")
-    errors, cosines = zip(*found, strict=True)
+    relative, cosines = zip(*found, strict=True)
     n = len(found)
     return Measured(
-        name, approximation.summary, sum(errors) / n, min(errors), max(errors), sum(cosines) / n, min(cosines), n
+        name, approximation.summary, sum(relative) / n, min(relative), max(relative), sum(cosines) / n, min(cosines), n
     )
 
 
-def compare(approximation: Approximation, pair: Pair) -> tuple[float, float]:
+def errors(approximation: Approximation, pair: Pair) -> tuple[float, float]:
     """(relative error, cosine) of an approximation on one batch."""
     exact, approximate = (
         _felt(f(pair), pair.u1, approximation.features) for f in (approximation.exact, approximation.approximate)

@@ -72,7 +72,7 @@ def _target_role(objective: Objective, online: Sequence[Tensor], target: Sequenc
     """The sum of <dL/dt, t>, dL/dt by autograd with the online embeddings and the objective's weights held fixed."""
     leaves = [t.detach().requires_grad_() for t in target]
     with torch.enable_grad():
-        loss = objective([u.detach() for u in online], leaves)
+        loss: Tensor = objective([u.detach() for u in online], leaves)
     if not loss.requires_grad:  # targets that pass no gradient (nearest neighbours)
         return loss.new_zeros(())
     gradients = torch.autograd.grad(loss, leaves, allow_unused=True)

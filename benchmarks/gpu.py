@@ -4,7 +4,8 @@
     python benchmarks/gpu.py CIFAR_FOLDER --epochs 15 --methods all
 
 The recipes are the published ones (`NAME-cifar10`) with their cosine shortened to `--epochs`. A run that fails is
-reported in its line. Other options go to `siamscope train` (a trial without a GPU: `--device cpu --steps 2 --samples 1024 --batch-size 64`).
+reported in its line. Other options go to `siamscope train` (a trial without a GPU: `--device cpu --steps 2 --samples
+1024 --batch-size 64`).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ COMMANDS = {
     "embed": "write the features of images to an npz file",
     "report": "write the report of a run, or of several side by side",
     "compare": "all methods under one recipe, several seeds: table, figure and page",
+    "gradients": "every method's gradient on the same embeddings, also over the course of a run",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
 }
@@ -185,7 +186,7 @@ def _report(args: list[str]) -> int:
 def _compare(args: list[str]) -> int:
     from siamscope import options
 
-    given = _parse(options.Compare, "compare", args, options.with_recipe(options.Compare, _layered(args)))
+    given = _parse(options.Compare, "compare", args, options.with_recipe(options.Compare, _layered(args, "compare")))
     from siamscope.workflow.compare import compare
 
     recipe, cells = options.recipe_of(given), options.cells_named(args)
@@ -197,6 +198,21 @@ def _compare(args: list[str]) -> int:
     )  # fmt: skip
     print(json.dumps(done.facts) if given.json else done.text)
     return 128 + done.signal if done.signal else 0
+
+
+def _gradients(args: list[str]) -> int:
+    from siamscope import options
+
+    default = options.gradients_default(_positional(args), _layered(args))
+    given = _parse(options.Gradients, "gradients", args, default)
+    from siamscope.workflow.gradients import gradients
+
+    done = gradients(
+        options.recipe_of(given), given.source, given.out, methods=given.methods, pairs=given.pairs,
+        reference=given.reference, cells=options.cells_named(args), reporter=_reporter(given.quiet),
+    )  # fmt: skip
+    print(json.dumps(done.facts) if given.json else done.text)
+    return 0
 
 
 def _methods(args: list[str]) -> int:
@@ -246,11 +262,11 @@ def _parse(kind: type[Any], name: str, args: list[str], default: Any = None) -> 
     return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=COMMANDS[name] + ".", default=default)
 
 
-def _layered(args: list[str]) -> Recipe:
-    """The recipe under the command line: the shipped one of the method, then the user's file."""
+def _layered(args: list[str], usual: str | None = None) -> Recipe:
+    """The recipe under the command line: the shipped one of the method, then the user's file (or the `usual` one)."""
     from siamscope import recipe as recipes
 
-    file, method = _peek(args, "--recipe"), _peek(args, "--method", "--method.name")
+    file, method = _peek(args, "--recipe") or usual, _peek(args, "--method", "--method.name")
     return recipes.layered(file, method)
 
 

@@ -143,7 +143,7 @@ class Compare(Recipe):
     out: Path = Path("runs/compare")
     """Directory of the comparison; run again, it goes on where it was."""
     recipe: str | None = None
-    """TOML file, or name of a shipped recipe, with the shared settings (default: those of the small default)."""
+    """TOML file, or name of a shipped recipe, with the shared settings (default: `compare`, small images in minutes)."""
     momentum_variants: bool = False
     """Every method with and without a momentum target, and spectral rows also with the batch's own F (rho 0)."""
     jobs: str = "auto"
@@ -154,6 +154,38 @@ class Compare(Recipe):
     """Show no progress."""
     json: bool = False
     """Print the figures as JSON."""
+
+
+@dataclass(frozen=True)
+class Gradients(Recipe):
+    """Options of `siamscope gradients`.
+
+    The recipe gives images, views, the encoder at initialisation and the embeddings' dimension; that of a run directory
+    is its own. Cells of the method that are given by name (as `--temperature 0.1`) are put into every row.
+    """
+
+    source: Annotated[str, Positional, arg(metavar="DATA|RUN")] = "random"
+    """random (embeddings without images), a data source as for `train`, or a run directory."""
+    methods: str = "all"
+    """Names or patterns of methods with commas between them, or all."""
+    reference: str = "unigrad"
+    """Method whose gradient the others' are compared with."""
+    pairs: int = 256
+    """Positive pairs: two views of so many images (or random samples)."""
+    out: Path = Path("gradients")
+    """Folder to write: gradients.csv, cosines.csv, gradients.json, gradients.png, gradients.html."""
+    recipe: str | None = None
+    """TOML file, or name of a shipped recipe (default: that of the small default)."""
+    quiet: bool = False
+    """Show no progress."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+def gradients_default(path: str | None, recipe: Recipe) -> Gradients:
+    """Defaults of `gradients`: a run directory's own recipe, else the one given."""
+    out: Gradients = with_recipe(Gradients, _recipe_at(path) or recipe)
+    return out
 
 
 def evaluate_default(path: str | None, source: str | None) -> Evaluate | None:

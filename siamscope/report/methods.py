@@ -10,7 +10,7 @@ from typing import Any
 from siamscope.report.errors import ReportError
 from siamscope.report.markup import DASH, Html, join, name, shorten, tag, whole
 from siamscope.report.methods_figure import AXES, svg, write_png
-from siamscope.report.page import _document, _write_whole
+from siamscope.report.page import document, write_whole
 from siamscope.report.parts import figure, flatten, folded, items, paragraph, settings, table
 from siamscope.report.sections import badge
 
@@ -35,7 +35,7 @@ def write(source: Path) -> Path:
         raise ReportError(f"{source} is no comparison; give the compare.json that `siamscope compare` wrote.")
     write_png(facts, source.with_suffix(".png"))
     target = source.with_suffix(".html")
-    _write_whole(target, page(facts))
+    write_whole(target, page(facts))
     return target
 
 
@@ -53,7 +53,7 @@ def page(facts: Mapping[str, Any]) -> str:
     ]
     methods = len({cell["method"] for cell in facts["cells"]})
     title = f"{methods} method{'s' if methods > 1 else ''} under one recipe"
-    return _document(title, _about(facts), [(key, heading, content) for key, heading, content in parts if content])
+    return document(title, _about(facts), [(key, heading, content) for key, heading, content in parts if content])
 
 
 def _about(facts: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ def write(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     target = Path(out) if out is not None else (paths[0] if len(runs) == 1 else Path()) / "report.html"
     if target.is_dir():
         target = target / "report.html"
-    _write_whole(target, single(runs[0]) if len(runs) == 1 else comparison(runs))
+    write_whole(target, single(runs[0]) if len(runs) == 1 else comparison(runs))
     return target
 
 
@@ -42,7 +42,7 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels, 1)]
 
 
-def _write_whole(target: Path, text: str) -> None:
+def write_whole(target: Path, text: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, lambda stream: stream.write(text.encode("utf-8")))
@@ -64,7 +64,7 @@ def single(run: RunData) -> str:
         ("environment", "Environment", sections.environment(run)),
         ("rejected", "Files set aside", sections.rejected(run)),
     ]
-    return _document(run.label, _about(run), parts)
+    return document(run.label, _about(run), parts)
 
 
 def comparison(runs: Sequence[RunData]) -> str:
@@ -77,7 +77,7 @@ def comparison(runs: Sequence[RunData]) -> str:
         ("recipe", "What differs in the recipes", compare.differing(runs)),
         ("environment", "What differs in the environments", compare.environments(runs)),
     ]
-    return _document(f"{len(runs)} runs side by side", [run.label for run in runs[:12]], parts)
+    return document(f"{len(runs)} runs side by side", [run.label for run in runs[:12]], parts)
 
 
 def _about(run: RunData) -> list[str]:
@@ -105,7 +105,7 @@ def _about(run: RunData) -> list[str]:
     return [shorten(part, 60) for part in about if part]
 
 
-def _document(title: str, about: Sequence[str], parts: Sequence[_Section]) -> str:
+def document(title: str, about: Sequence[str], parts: Sequence[_Section]) -> str:
     contents = tag(
         "nav",
         tag("ol", *(tag("li", tag("a", heading, href=f"#{identifier}")) for identifier, heading, _ in parts)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -17,10 +17,10 @@ from siamscope import recipe as recipes
 from siamscope.recipe import Recipe
 from siamscope.rundir import finite
 from siamscope.training import progress
-from siamscope.training.build import build_model, choose_precision
 from siamscope.training.distributed import World, choose_device
 from siamscope.workflow import environment
 from siamscope.workflow.opening import opened
+from siamscope.workflow.train import with_number_format
 
 
 @dataclass(frozen=True)
@@ -51,25 +51,8 @@ def prepare(recipe: Recipe, threads: int, reporter: progress.Reporter) -> Prepar
         "validation_images": len(dataset.val),
         "test_images": len(dataset.test) if dataset.test else 0,
     }
-    recipe = _number_format(recipe, dataset.train.channels, device)
+    recipe, _ = with_number_format(recipe, dataset.train.channels, World(device=device))
     return Prepared(recipe, environment.describe(device), found)
-
-
-def _number_format(recipe: Recipe, channels: int, device: torch.device) -> Recipe:
-    """The recipe with precision and layout decided: by the timed probe of the training, once for all runs."""
-    config = recipe.train
-    if config.deterministic:  # a timed choice is not; the same rule as in a single run
-        precision, last = config.precision.replace("auto", "fp32"), config.channels_last.replace("auto", "off")
-        config = replace(config, precision=cast("Any", precision), channels_last=cast("Any", last))
-    if "auto" in (config.precision, config.channels_last):
-        world = World(device=device)
-        timed, _ = choose_precision(recipe, build_model(recipe, channels, world), channels, world)
-        config = replace(
-            config,
-            precision="bf16" if timed.bf16 else "fp32",
-            channels_last="on" if timed.channels_last else "off",
-        )
-    return replace(recipe, train=config)
 
 
 def main(threads: str, quiet: str) -> None:

@@ -123,7 +123,7 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter) -> Prepared:
     norm = normalisation(dataset)
     channels = dataset.train.channels
     order = IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed)
-    recipe, timings = _resolve(recipe, channels, here)
+    recipe, timings = with_number_format(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
     trainer = build_trainer(recipe, channels, order.steps_per_epoch, norm, here, precision)
     monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
@@ -214,8 +214,8 @@ def _configure(recipe: Recipe) -> None:
         torch.use_deterministic_algorithms(recipe.train.deterministic)
 
 
-def _resolve(recipe: Recipe, channels: int, here: World) -> tuple[Recipe, dict[str, float]]:
-    """The recipe with number format and layout decided, so that a resumed run computes in the same."""
+def with_number_format(recipe: Recipe, channels: int, here: World) -> tuple[Recipe, dict[str, float]]:
+    """The recipe with number format and layout decided by a timed probe, so that a resumed run computes in the same."""
     config = recipe.train
     if config.deterministic:  # a timed choice is not
         precision, last = config.precision.replace("auto", "fp32"), config.channels_last.replace("auto", "off")

@@ -112,7 +112,7 @@ _ROWS = (
     ),
     Method(
         name="corinfomax", normalise="l2", target="shared", predictor="none", objective="spectral", phi="inverse",
-        projector=Head(layers=3, hidden=2048, out=64), balance=4e-5, rho=0.99, statistics="online", centred=True,
+        projector=Head(layers=3, hidden=2048, out=64), balance=7.92e-3, rho=0.01, statistics="online", centred=True,
         eps=1e-8, paper="Ozsoy et al. 2022, Self-supervised learning with an information maximization criterion, "
         "arXiv:2209.07999",
     ),

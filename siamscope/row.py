@@ -54,13 +54,13 @@ class PredictorOptions:
     eps: float = 0.1
     """Boost of small eigenvalues."""
     rule: Literal["paper", "code"] = "code"
-    """DirectPred: sqrt(s) + eps * max(s) (paper, eq. 18), or sqrt(s) + eps * sqrt(max(s)) (code, free of scale)."""
+    """DirectPred: sqrt(s) + eps * max(s) (paper, eq. 18), or sqrt(s / max(s)) + eps (the authors' code, free of scale)."""
     every: int = 1
     """Steps between two settings; in between the predictor takes gradient steps."""
     centred: bool = False
     """F of embeddings less their mean."""
     shift: float = 0.0
-    """DirectPred: sqrt(max(s - c, 0)) in place of sqrt(s); c = shift (paper) or shift * max(s) (code)."""
+    """DirectPred: subtracted from s (paper) or from s / max(s) (code) under the root: the paper's c_j."""
     power: float = 0.5
     """DirectSet: the predictor is F^power / |F^power| + eps I."""
     norm: Literal["spectral", "frobenius"] = "spectral"

@@ -75,6 +75,8 @@ class OptimConfig:
     """Weight decay (coupled for SGD and LARS, decoupled for AdamW)."""
     exclude_norm_and_bias: bool = False
     """Leave biases and normalisation parameters out of weight decay (and of LARS's adaptation)."""
+    norm_and_bias_lr: float = _range(1.0, 0)
+    """Rate of biases and normalisation parameters, as a share of the others', when they are excluded (Barlow Twins)."""
     warmup_epochs: float = _range(0.0, 0)
     """Epochs of linear warm-up from zero."""
     final_lr: float = _range(0.0, 0, 1)

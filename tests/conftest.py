@@ -26,6 +26,9 @@ def small():
             row,
             projector=dataclasses.replace(row.projector, hidden=32, out=16),
             predictor_head=dataclasses.replace(row.predictor_head, hidden=8),
+            bank=128 if row.bank else 0,
+            prototypes=12,
+            slices=16,
         )
         base = Recipe(method=row)
         defaults = {

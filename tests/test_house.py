@@ -21,12 +21,12 @@ MAY_IMPORT = {
     "report": {"files"},
     "data": set(),
     "training": {
-        "objectives", "gradients", "collapse", "views", "networks", "evaluation", "data", "recipe", "sections", "methods", "row",
-        "rundir",
+        "objectives", "gradients", "collapse", "views", "networks", "evaluation", "data", "recipe", "sections",
+        "methods", "row", "rundir",
     },
     "workflow": {
-        "training", "objectives", "gradients", "collapse", "views", "networks", "evaluation", "data", "recipe", "sections",
-        "methods", "row", "rundir", "report", "files",
+        "training", "objectives", "gradients", "collapse", "views", "networks", "evaluation", "data", "recipe",
+        "sections", "methods", "row", "rundir", "report", "files",
     },
 }  # fmt: skip
 

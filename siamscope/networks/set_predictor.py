@@ -138,21 +138,22 @@ class Moments(nn.Module):
 
 
 def directpred(f: Tensor, *, eps: float, rule: Literal["paper", "code"], shift: float) -> Tensor:
-    """DirectPred of F (..., d, d): U diag(p) U^T with p = sqrt(max(s - c, 0)) + boost, s the eigenvalues of F.
+    """DirectPred of F (..., d, d): W = U diag(p) U^T for the eigenvalues s and eigenvectors U of F.
 
-    `paper`: c = shift, boost = eps * max(s). `code`: c = shift * max(s), boost = eps * sqrt(max(s)), so that both are
-    free of the embeddings' scale; the published tables of eps (table 6) and c (table 7) were made with the code.
+    `paper` (eq. 18): p = sqrt(max(s - shift, 0)) + eps * max(s). `code`: p = sqrt(max(s / max(s) - shift, 0)) + eps, free
+    of the embeddings' scale; the published tables of eps (table 6) and of the shift (table 7) were made with it. (The
+    code also raises p to at least 1e-4, which eps does here.) A normalised prediction does not see the scale of W;
+    IsoLoss and the Euclidean distance do.
 
-    Of F = 0 it is 0 (`paper` with a shift below 0: sqrt(-shift) I). The authors' code divides it by sqrt(max(s)), which a
-    normalised prediction does not show; so the rules differ in c and the boost only.
+    Of F = 0 it is 0 (`paper`; with a shift below 0, sqrt(-shift) I) or eps I (`code`, without shift).
     Source: Tian, Chen & Ganguli 2021 (arXiv:2102.06810), eq. 18, section 4; `code`: the released byol_trainer.py.
     """
     s, vectors = _eigh(f)
     largest = s.amax(-1, keepdim=True)
     if rule == "paper":
         return _assemble(vectors, (s - shift).clamp(min=0).sqrt() + eps * largest)
-    p = (s - shift * largest).clamp(min=0).sqrt() + eps * largest.sqrt()
-    return _assemble(vectors, p)
+    relative = s / largest.clamp(min=torch.finfo(s.dtype).tiny)
+    return _assemble(vectors, (relative - shift).clamp(min=0).sqrt() + eps)
 
 
 def directset(f: Tensor, *, power: float, eps: float, norm: Norm) -> Tensor:

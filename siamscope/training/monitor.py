@@ -125,7 +125,7 @@ class Monitor:
 def _aligned(model: Siamese, embeddings: Tensor) -> dict[str, Any]:
     """How a predictor that is a matrix W stands to the embeddings' correlation F, and the spectra of both."""
     matrix = getattr(model.predictor, "matrix", None)
-    if matrix is None:
+    if matrix is None or matrix.ndim != 2:  # no matrix, or one for each part of the space
         return {}
     z = embeddings.double()
     if not bool(torch.isfinite(z).all()):

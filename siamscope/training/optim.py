@@ -55,10 +55,11 @@ def build(
     groups: list[dict[str, Any]] = []
     for module, constant in ((encoder, False), (predictor, config.constant_predictor_lr), (objective, False)):
         decayed, excluded = _split(module.parameters(), config.exclude_norm_and_bias)
-        for params, decay in ((decayed, config.weight_decay), (excluded, 0.0)):
+        for params, decay, share in ((decayed, config.weight_decay, 1.0), (excluded, 0.0, config.norm_and_bias_lr)):
             if params:
+                rate = share * peak
                 groups.append(
-                    {"params": params, "weight_decay": decay, "lr": peak, "peak": peak, "constant": constant}
+                    {"params": params, "weight_decay": decay, "lr": rate, "peak": rate, "constant": constant}
                     | ({"adapt": params is decayed} if config.name == "lars" else {})
                 )
     if config.name == "sgd":

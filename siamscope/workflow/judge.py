@@ -25,7 +25,7 @@ from siamscope.recipe import Recipe
 from siamscope.sections import EvaluationConfig
 from siamscope.rundir import RunDir, read_jsonl, write_atomically
 from siamscope.training.build import Normalisation, build_backbone, specs_of, view_size
-from siamscope.training.siamese import Siamese
+from siamscope.training.siamese import TARGET_VIEWS, Siamese
 
 COMPARED_PIXELS = 3072  # 32 x 32 RGB
 PROBED_PIXELS = 768  # a linear probe on more costs much and gains little
@@ -221,12 +221,13 @@ def nearest(features: Tensor, queries: int, k: int) -> tuple[NDArray[np.int64], 
 
 
 def augmented(recipe: Recipe, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(m, 1 + V, C, H, W): each image as it is evaluated, then two draws of each of the recipe's views, as uint8."""
+    """(m, 1 + V, C, H, W): each image as it is evaluated, then two draws of the recipe's views (without
+    local crops), as uint8."""
     batch = torch.from_numpy(images)
     generator = torch.Generator().manual_seed(recipe.train.seed)
     size = view_size(recipe)
     shown = [views.eval_view(batch, size)]
     for _ in range(2):
-        shown += views.make_views(batch, specs_of(recipe), generator, colour=recipe.views.colour)
+        shown += views.make_views(batch, specs_of(recipe)[:TARGET_VIEWS], generator, colour=recipe.views.colour)
     stacked = torch.stack(shown, dim=1).mul(255).round().clamp(0, 255)
     return stacked.to(torch.uint8).numpy()

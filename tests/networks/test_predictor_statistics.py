@@ -232,7 +232,7 @@ def test_autocast_does_not_touch_the_statistics():
 
 def test_zero_features_give_a_finite_result():
     zero, eye = [torch.zeros(4, 3)] * 2, torch.eye(3)
-    expected = {"directpred": 0 * eye, "directset": 0.1 * eye, "directcopy": 0.1 * eye, "optimal": 0 * eye}
+    expected = {"directpred": 0.1 * eye, "directset": 0.1 * eye, "directcopy": 0.1 * eye, "optimal": 0 * eye}
     for kind, w in expected.items():
         for norm in ("spectral", "frobenius"):
             predictor = SetPredictor(3, kind, norm=norm)

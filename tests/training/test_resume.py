@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from siamscope import methods
 from siamscope import recipe as recipes
+from siamscope.row import PredictorOptions
 from siamscope.rundir import RunDir, RunError, read_jsonl
 from siamscope.training import checkpoint
 from siamscope.training.checkpoint import CheckpointError
@@ -37,10 +39,25 @@ class Stop(Exception):
     """Stands for a kill: leaves everything as it is on the disk."""
 
 
-@pytest.mark.parametrize("method", ["simsiam", "byol", "simclr"])
-def test_resume_is_bit_equal(small, tmp_path, monkeypatch, method):
+CASES = {name: {} for name in methods.METHODS} | {
+    "simsiam, symmetric predictor": {"method": {"predictor": "symmetric"}},
+    "directpred, every 3": {"method": {"predictor_options": PredictorOptions(every=3, partitions=2)}},
+    "unigrad, gradient": {"method": {"objective_form": "gradient"}},
+    "unigrad, composed": {"method": {"objective": "composed", "objective_form": "gradient"}},
+    "byol, cutmix": {"views": {"cutmix": 0.7}},
+    "dino, multi-crop": {"views": {"local_crops": 2}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resume_is_bit_equal(small, tmp_path, monkeypatch, case):
     """Killed after step 5 of 7, in mid-epoch, with the last checkpoint after step 4."""
-    recipe = small(method, train={"steps": 7, "checkpoint_steps": 4}, optim={"name": "lars", "lr": 0.5})
+    changes = dict(CASES[case])
+    recipe = small(
+        case.split(",")[0], train={"steps": 7, "checkpoint_steps": 4}, optim={"name": "lars", "lr": 0.5},
+        monitor={"interval": 7}, views=changes.pop("views", {}),
+    )  # fmt: skip
+    recipe = replace(recipe, method=replace(recipe.method, **changes.pop("method", {})))
     train(recipe, tmp_path / "whole")
     step = Loop.flush
 

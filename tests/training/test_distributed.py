@@ -1,4 +1,7 @@
-"""Two processes follow one: same global batch, same views, synchronised batch norm, gathered negatives."""
+"""Two processes follow one: same global batch, same views, synchronised batch norm, gathered negatives.
+
+In float32, as a user runs it; the equality in float64, to 1e-12, is in test_world_sizes.py.
+"""
 
 import os
 import subprocess
@@ -28,7 +31,7 @@ def recipes(small, tmp_path):
     folder = tmp_path / "recipes"
     folder.mkdir()
     for name in methods.METHODS:
-        config = small(name, train={"steps": 5}, optim={"lr": 0.5})
+        config = small(name, train={"steps": 5}, optim={"lr": 0.1}, monitor={"interval": 5})
         (folder / f"{name}.toml").write_text(recipe.to_toml(config))
     return folder
 
@@ -42,13 +45,13 @@ def test_two_ranks_follow_one(recipes, tmp_path):
         one, two = RunDir(tmp_path / "one" / name), RunDir(tmp_path / "two" / name)
         losses = [[line["loss"] for line in read_jsonl(run.metrics) if line["kind"] == "step"] for run in (one, two)]
         assert len(losses[0]) == len(losses[1]) == 5
-        assert losses[1] == pytest.approx(losses[0], rel=2e-5, abs=2e-5), name
+        assert losses[1] == pytest.approx(losses[0], rel=2e-4, abs=2e-5), name
         a, b = (checkpoint.load(checkpoint.numbered(run)[-1], run.recipe()).model for run in (one, two))
         assert a.keys() == b.keys()
         for key in a:
             torch.testing.assert_close(b[key], a[key], rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
         moved = max((a[k] - v).abs().max().item() for k, v in start(one).items())
-        assert moved > 1e-2, "nothing was learnt: the comparison would be empty"
+        assert moved > 1e-3, "nothing was learnt: the comparison would be empty"
 
 
 def start(run: RunDir) -> dict[str, torch.Tensor]:

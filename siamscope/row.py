@@ -54,7 +54,7 @@ class PredictorOptions:
     eps: float = 0.1
     """Boost of small eigenvalues."""
     rule: Literal["paper", "code"] = "code"
-    """DirectPred: sqrt(s) + eps * max(s) (paper, eq. 18), or sqrt(s / max(s)) + eps (the authors' code, free of scale)."""
+    """DirectPred: sqrt(s) + eps * max(s) (paper, eq. 18), or sqrt(s / max(s)) + eps (its code, free of scale)."""
     every: int = 1
     """Steps between two settings; in between the predictor takes gradient steps."""
     centred: bool = False

@@ -40,7 +40,7 @@ class ViewsConfig:
     local_max: float = _range(0.4, 1e-4, 1)
     """Largest share of the area that a local crop may have."""
     cutmix: Annotated[float, arg(aliases=("--cutmix",))] = _range(0.0, 0, 1)
-    """Probability that a step pastes a box of another image into the online views (CutMix); the target sees whole ones."""
+    """Probability that a step pastes a box of another image into the online views (CutMix), not the target's."""
     cutmix_alpha: float = _range(1.0, 1e-3)
     """CutMix: Beta(alpha, alpha) draws the share of the image that is kept."""
 

@@ -140,8 +140,8 @@ class Moments(nn.Module):
 def directpred(f: Tensor, *, eps: float, rule: Literal["paper", "code"], shift: float) -> Tensor:
     """DirectPred of F (..., d, d): W = U diag(p) U^T for the eigenvalues s and eigenvectors U of F.
 
-    `paper` (eq. 18): p = sqrt(max(s - shift, 0)) + eps * max(s). `code`: p = sqrt(max(s / max(s) - shift, 0)) + eps, free
-    of the embeddings' scale; the published tables of eps (table 6) and of the shift (table 7) were made with it. (The
+    `paper` (eq. 18): p = sqrt(max(s - shift, 0)) + eps * max(s). `code`: p = sqrt(max(s / max(s) - shift, 0)) + eps,
+    free of the embeddings' scale; the published tables of eps (table 6) and of the shift (table 7) were made with it. (The
     code also raises p to at least 1e-4, which eps does here.) A normalised prediction does not see the scale of W;
     IsoLoss and the Euclidean distance do.
 
@@ -194,8 +194,8 @@ def spectral_norm(f: Tensor, start: Tensor, *, cold: bool) -> tuple[Tensor, Tens
 
     Power iteration, and the best combination of all its iterates in place of the last one alone (Lanczos). On spectra
     that are dense near the top, 64 iterates are within 1e-3 where as many plain steps err by more than twice that
-    (tests/networks/test_predictor_rules.py). `start` is mixed with a fixed direction, so that an eigenvector that lost the
-    first place does not hold the iteration. F = 0 gives 0.
+    (tests/networks/test_predictor_rules.py). `start` is mixed with a fixed direction, so that an eigenvector that lost
+    the first place does not hold the iteration. F = 0 gives 0.
     """
     d, count = len(f), min(_COLD if cold else _WARM, len(f))
     fixed = torch.randn(d, generator=torch.Generator().manual_seed(0)).to(f)

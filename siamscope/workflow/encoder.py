@@ -16,8 +16,8 @@ from siamscope.data.config import DataConfig
 from siamscope.data.source import Source
 from siamscope.networks.backbone import Backbone
 from siamscope.recipe import RecipeError
-from siamscope.sections import EvaluationConfig
 from siamscope.rundir import RunDir, RunError, write_atomically
+from siamscope.sections import EvaluationConfig
 from siamscope.training.build import Normalisation
 from siamscope.training.distributed import choose_device
 from siamscope.training.progress import Reporter, Silent

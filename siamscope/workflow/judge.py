@@ -22,8 +22,8 @@ from siamscope.evaluation.features import extract
 from siamscope.evaluation.knn import knn
 from siamscope.evaluation.probe import linear_probe
 from siamscope.recipe import Recipe
-from siamscope.sections import EvaluationConfig
 from siamscope.rundir import RunDir, read_jsonl, write_atomically
+from siamscope.sections import EvaluationConfig
 from siamscope.training.build import Normalisation, build_backbone, specs_of, view_size
 from siamscope.training.siamese import TARGET_VIEWS, Siamese
 

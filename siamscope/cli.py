@@ -209,7 +209,8 @@ def _gradients(args: list[str]) -> int:
 
     done = gradients(
         options.recipe_of(given), given.source, given.out, methods=given.methods, pairs=given.pairs,
-        reference=given.reference, cells=options.cells_named(args), reporter=_reporter(given.quiet),
+        reference=given.reference, cells=options.cells_named(args), as_trained=given.as_trained,
+        reporter=_reporter(given.quiet),
     )  # fmt: skip
     print(json.dumps(done.facts) if given.json else done.text)
     return 0

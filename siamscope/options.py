@@ -143,7 +143,7 @@ class Compare(Recipe):
     out: Path = Path("runs/compare")
     """Directory of the comparison; run again, it goes on where it was."""
     recipe: str | None = None
-    """TOML file, or name of a shipped recipe, with the shared settings (default: `compare`, small images in minutes)."""
+    """TOML file, or name of a shipped recipe, with the shared settings (default: `compare`, for small images)."""
     momentum_variants: bool = False
     """Every method with and without a momentum target, and spectral rows also with the batch's own F (rho 0)."""
     jobs: str = "auto"
@@ -172,6 +172,9 @@ class Gradients(Recipe):
     """Method whose gradient the others' are compared with."""
     pairs: int = 256
     """Positive pairs: two views of so many images (or random samples)."""
+    as_trained: bool = False
+    """Of a run: rows with a momentum target get the momentum network's embeddings as targets, and the run's own row its
+    running statistics and bank. Otherwise all get the online embeddings, and statistics of this batch."""
     out: Path = Path("gradients")
     """Folder to write: gradients.csv, cosines.csv, gradients.json, gradients.png, gradients.html."""
     recipe: str | None = None

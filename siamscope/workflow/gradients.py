@@ -62,12 +62,16 @@ def gradients(
     pairs: int = 256,
     reference: str = "unigrad",
     cells: Sequence[str] = (),
+    as_trained: bool = False,
     reporter: Reporter | None = None,
 ) -> Laid:
     """Compare the gradients of methods on the embeddings of `source`: 'random', images, or a run directory.
 
-    `cells`: dotted names of cells of `recipe.method` that go into every row. Writes gradients.csv, cosines.csv,
-    gradients.json, gradients.png and gradients.html to `out`.
+    `cells`: dotted names of cells of `recipe.method` that go into every row. `as_trained`: rows with a momentum target
+    get the embeddings of the run's momentum network as targets, and the run's own row its running statistics; without
+    it all rows get the online embeddings, and statistics of this batch, so that only their form differs.
+
+    Writes gradients.csv, cosines.csv, gradients.json, gradients.png and gradients.html to `out`.
 
     Raises:
         GradientsError, CompareError, RunError, CheckpointError, RecipeError, DataError: what cannot be used, and why.
@@ -80,16 +84,17 @@ def gradients(
         raise GradientsError(f"{folder} is a {'file' if folder.is_file() else 'run'}; give another --out")
     is_run = (Path(source) / "recipe.toml").is_file()
     subjects = _subjects(recipe, names, () if is_run else cells, is_run)
-    given = origin(recipe, source, pairs, any(s.row and uses_others(s.row) for s in subjects), reporter)
+    others = any(s.row and uses_others(s.row) for s in subjects)
+    given = origin(recipe, source, pairs, others, reporter, as_trained)
     lines: list[Line] = []
     cosines: list[Line] = []
     shape: list[Line] = []
     for moment in given.moments():
-        lines_now, cosines_now, shape_now = _at(moment, subjects, reference, recipe.train.seed)
+        lines_now, cosines_now, shape_now = _at(moment, subjects, reference, recipe.train.seed, as_trained)
         lines, cosines, shape = lines + lines_now, cosines + cosines_now, [*shape, shape_now]
     if not lines:
         raise GradientsError(f"{source}: no moment has finite embeddings")
-    facts = _facts(given, subjects, reference, lines, shape, recipe)
+    facts = _facts(given, subjects, reference, as_trained, lines, shape, recipe)
     return _written(folder, facts, lines, cosines)
 
 
@@ -113,7 +118,9 @@ def _subjects(recipe: Recipe, names: Sequence[str], cells: Sequence[str], is_run
 # ------------------------------------------------------------------------------------------ one moment
 
 
-def _at(moment: Moment, subjects: Sequence[Subject], reference: str, seed: int) -> tuple[list[Line], list[Line], Line]:
+def _at(
+    moment: Moment, subjects: Sequence[Subject], reference: str, seed: int, as_trained: bool
+) -> tuple[list[Line], list[Line], Line]:
     """The lines of gradients.csv and of cosines.csv at one moment, and the embeddings' shape."""
     views = moment.embeddings.pairs
     found: dict[str, Found] = {}
@@ -123,7 +130,7 @@ def _at(moment: Moment, subjects: Sequence[Subject], reference: str, seed: int) 
         if subject.row is None:
             continue
         try:
-            made = ready(subject.row, moment.embeddings, seed, moment.model if subject.own else None)
+            made = ready(subject.row, moment.embeddings, seed, moment.model if subject.own else None, as_trained)
             found[subject.name] = gradient_of(made, views)
             remarks[subject.name] = "; ".join(made.remarks)
         except (ObjectiveError, NetworkError) as error:
@@ -189,12 +196,19 @@ def _cosines(about: Line, compared: Comparison | None) -> list[Line]:
 
 
 def _facts(
-    given: Origin, subjects: Sequence[Subject], reference: str, lines: list[Line], shape: list[Line], recipe: Recipe
+    given: Origin,
+    subjects: Sequence[Subject],
+    reference: str,
+    as_trained: bool,
+    lines: list[Line],
+    shape: list[Line],
+    recipe: Recipe,
 ) -> dict[str, Any]:
     return {
         "kind": "siamscope gradients",
         "source": {"kind": given.kind, "name": given.title},
         "reference": reference,
+        "as_trained": as_trained,
         "seed": recipe.train.seed,
         "written": environment.now(),
         "environment": environment.describe(torch.device("cpu")),

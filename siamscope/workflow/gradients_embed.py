@@ -1,4 +1,4 @@
-"""Where the embeddings of `siamscope gradients` come from: nowhere, an untrained encoder, or every checkpoint of a run."""
+"""Where the embeddings of `siamscope gradients` come from: no images, an untrained encoder, or a run."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ class Origin:
     moments: Callable[[], Iterator[Moment]]
 
 
-def origin(recipe: Recipe, source: str, count: int, others: bool, reporter: Reporter) -> Origin:
+def origin(recipe: Recipe, source: str, count: int, others: bool, reporter: Reporter, momentum: bool = False) -> Origin:
     """The embeddings of `count` pairs from `source`: 'random', a run directory, or a data source.
+
+    `others`: also those of further samples. `momentum`: also those of the run's momentum network, as targets.
 
     Raises:
         GradientsError: fewer than two pairs or images, or a run without a checkpoint.
@@ -68,7 +70,7 @@ def origin(recipe: Recipe, source: str, count: int, others: bool, reporter: Repo
         return Origin("random", "random unit vectors", recipe, lambda: _random(recipe, count, batches))
     path = Path(source)
     if (path / "recipe.toml").is_file():
-        return _of_run(RunDir.open(path), recipe, count, batches, reporter)
+        return _of_run(RunDir.open(path), recipe, count, batches, reporter, momentum)
     if path.is_dir() and ((path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file()):
         RunDir.open(path)  # says what is missing
     if source:
@@ -89,7 +91,7 @@ def _random(recipe: Recipe, count: int, batches: int) -> Iterator[Moment]:
     yield Moment(0, "random", Embeddings(every[0], tuple(every[1:])))
 
 
-def _of_run(run: RunDir, recipe: Recipe, count: int, batches: int, reporter: Reporter) -> Origin:
+def _of_run(run: RunDir, recipe: Recipe, count: int, batches: int, reporter: Reporter, momentum: bool) -> Origin:
     """Step 0 and every checkpoint of a run."""
     own = run.recipe()
     if not checkpoint.numbered(run) and not (run.checkpoints / "best.pt").is_file():
@@ -109,7 +111,7 @@ def _of_run(run: RunDir, recipe: Recipe, count: int, batches: int, reporter: Rep
             model = build_model(settled, images.channels)
             if path is not None:
                 model.load_state_dict(checkpoint.load(path, own).model)
-            found = images.embedded(model)
+            found = images.embedded(model, momentum)
             if all(bool(torch.isfinite(z).all()) for z in found.pairs.online):
                 yield Moment(step, label, found, model.cpu())
             else:
@@ -174,20 +176,21 @@ class Images:
         return cls(settled, dataset.name, dataset.train.channels, read, normalisation(dataset), device)
 
     @torch.no_grad()
-    def embedded(self, model: Siamese) -> Embeddings:
+    def embedded(self, model: Siamese, momentum: bool = False) -> Embeddings:
         """Projector outputs of two views of every image, in training mode (batch norm by the batch), as float64."""
         model.to(self.device).train()
-        every = [self._views(model, images, k) for k, images in enumerate(self.batches) if k == 0 or len(images) > 1]
+        many = [images for k, images in enumerate(self.batches) if k == 0 or len(images) > 1]
+        every = [self._views(model, images, k, momentum) for k, images in enumerate(many)]
         return Embeddings(every[0], tuple(every[1:]))
 
-    def _views(self, model: Siamese, images: Tensor, number: int) -> Views:
+    def _views(self, model: Siamese, images: Tensor, number: int, momentum: bool) -> Views:
         generator = torch.Generator().manual_seed(self.recipe.train.seed * 1_000_003 + number)
         pair = views.make_views(
             images.to(self.device), specs_of(self.recipe)[:2], generator,
             colour=self.recipe.views.colour, mean=self.norm.mean, std=self.norm.std,
         )  # fmt: skip
         online = _pair(model.online, pair)
-        return Views(online, _pair(model.target, pair) if model.target is not None else None)
+        return Views(online, _pair(model.target, pair) if momentum and model.target is not None else None)
 
 
 def _pair(branch: Branch | torch.nn.Module, pair: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -69,36 +69,53 @@ def uses_others(row: Method) -> bool:
     return row.bank > 0 or row.objective in ("prototypes", "composed")
 
 
-def ready(row: Method, given: Embeddings, seed: int, own: Siamese | None = None) -> Ready:
+def ready(row: Method, given: Embeddings, seed: int, own: Siamese | None = None, as_trained: bool = False) -> Ready:
     """The row, its state set on these embeddings, in float64.
 
-    `own` is a trained network of this very row: predictor, prototypes, bank and running statistics are then taken from
-    it, and this batch is one more step. Otherwise all are new: weights drawn by the seed, F and predictors set from
-    this batch alone, banks and centres filled from the other samples.
+    F and predictors are set from this batch alone, banks and centres filled from the other samples, weights drawn by
+    the seed. `own` is a trained network of this very row: weights (of a predictor, of prototypes) are then its own,
+    and with `as_trained` so are running statistics, bank and centre, and this batch is one more step.
 
     Raises:
         ObjectiveError, NetworkError: the row cannot be used with these embeddings.
     """
-    width = given.pairs.online[0].shape[1]
-    if own is not None:
-        model = copy.deepcopy(own.cpu()).double().train()
-        remarks = ["predictor, prototypes, bank and running statistics are the run's own"] if _has_state(row) else []
+    if own is not None and as_trained:
+        model = copy.deepcopy(own).cpu().double().train()
         _set(model, given.pairs)
-        return Ready(row, model, tuple(remarks))
+        return Ready(row, model, ("weights, bank and running statistics are the run's own",))
     row, remarks = _fitted(row, given)
-    model = _new(row, width, seed)
-    _fill(model, given.others)
     try:
-        _set(model, given.pairs)
-        _total(model, given.pairs)
+        model = _made(row, given, seed, own)
     except ObjectiveError:
-        if row.objective != "whitening" or row.eps >= SHRINKAGE or len(given.pairs.online[0]) <= width:
+        samples, width = given.pairs.online[0].shape
+        if row.objective != "whitening" or row.eps >= SHRINKAGE or samples <= width:
             raise
         row = replace(row, eps=SHRINKAGE)
+        model = _made(row, given, seed, own)
         remarks.append(f"the covariance is singular: whitened with eps {SHRINKAGE:g}")
-        model = _new(row, width, seed)
-        _set(model, given.pairs)
-    return Ready(row, model, (*remarks, *_described(row)))
+    return Ready(row, model, (*remarks, *_described(row, "the run's own" if own else "newly initialised")))
+
+
+def _made(row: Method, given: Embeddings, seed: int, own: Siamese | None) -> Siamese:
+    """Predictor, normaliser and objective of the row, with their state."""
+    model = _new(row, given.pairs.online[0].shape[1], seed)
+    if own is not None:
+        _take_weights(model, own)
+    _fill(model, given.others)
+    _set(model, given.pairs)
+    u = _seen(model, given.pairs.online)
+    model.objective.gradient_terms(u, [model.normalise(t) for t in given.pairs.targets(row)], 0)  # or it refuses
+    return model
+
+
+def _take_weights(model: Siamese, own: Siamese) -> None:
+    """What training learnt beside the encoder; the target's copy of prototypes is that of the online ones."""
+    if model.row.predictor not in SET_BY_STATISTICS:
+        model.predictor.load_state_dict(own.predictor.state_dict())
+    with torch.no_grad():
+        for mine, trained in zip(model.objective.parameters(), own.objective.parameters(), strict=True):
+            mine.copy_(trained)
+    model.objective.update_target(0.0)
 
 
 def _fitted(row: Method, given: Embeddings) -> tuple[Method, list[str]]:
@@ -127,7 +144,7 @@ def _fill(model: Siamese, others: Sequence[Views]) -> None:
     for views in others:
         size = len(views.online[0]) if not bank else max(min(len(views.online[0]), bank // 2), 1)
         targets = views.targets(model.row)
-        for part in zip(*(z.split(size) for z in (*views.online, *targets)), strict=True):
+        for part in zip(*(torch.split(z, size) for z in (*views.online, *targets)), strict=True):
             u, t = _seen(model, list(part[:2])), [model.normalise(z) for z in part[2:]]
             if len(part[0]) == size or not bank:
                 model.objective.commit(u, t)
@@ -147,27 +164,17 @@ def _set(model: Siamese, views: Views) -> None:
         model.objective.prepare(u, [model.normalise(t) for t in target])
 
 
-def _total(model: Siamese, views: Views) -> None:
-    """Whether the objective takes the embeddings at all."""
-    u = _seen(model, views.online)
-    model.objective.gradient_terms(u, [model.normalise(t) for t in views.targets(model.row)], 0)
-
-
-def _has_state(row: Method) -> bool:
-    return row.predictor != "none" or row.objective in ("spectral", "prototypes") or row.bank > 0
-
-
-def _described(row: Method) -> list[str]:
-    """What was set, and from what."""
+def _described(row: Method, weights: str) -> list[str]:
+    """What was set, and from what; `weights`: where learnt weights come from."""
     out = []
     if row.predictor in SET_BY_STATISTICS:
         out.append("predictor set from these embeddings")
     elif row.predictor != "none":
-        out.append("predictor newly initialised")
+        out.append(f"predictor {weights}")
     if row.objective == "spectral":
         out.append("F of these embeddings")
     if row.objective == "prototypes":
-        out.append("prototypes newly initialised")
+        out.append(f"prototypes {weights}")
     return out
 
 
@@ -231,7 +238,7 @@ def _target_role(model: Siamese, online: Sequence[Tensor], views: Views, view: i
 
 
 def _balance(row: Method, terms: GradientTerms, z: Tensor, p: Tensor, u: Tensor) -> float:
-    """The mean balance factor; of an objective without a push of its own, the predictor's lambda for z of length one."""
+    """The mean balance factor; without a push in the objective, the predictor's lambda for z of length one."""
     felt = torch.linalg.vector_norm(tangent(terms.balance * terms.negative, u))
     if row.predictor == "none" or row.normalise != "l2" or felt > 1e-12 * torch.linalg.vector_norm(terms.positive):
         return float(terms.balance.mean())

@@ -52,6 +52,14 @@ CURVES = (
         high=1.0,
     ),
     Curve("Similarity of positive pairs, cosine", (("positive_similarity", "embeddings", _EMBEDDINGS),)),
+    Curve(
+        "Predictor W and correlation F",
+        (
+            ("alignment", "cosine of u and Wu", _EMBEDDINGS),
+            ("asymmetry", "asymmetry of W", "c3"),
+            ("commutator", "commutator", "c4"),
+        ),
+    ),
     Curve("Gradient norm", (("grad_norm", "gradient", "c2"),), log=True),
     Curve("Throughput, images/s", (("images_per_second", "images/s", "c2"),), low=0.0),
 )
@@ -60,6 +68,8 @@ _CURVES_CAPTION = (
     "Above each chart stands what its vertical axis shows. “Embeddings” come out of the projector, “features” out of "
     "the backbone. Std × √d is 1 when embeddings spread evenly over the sphere and 0 when all images get the same one. "
     "Effective rank counts the dimensions in use. AUC is 0.5 for a flat spectrum and 1 when one dimension holds all. "
+    "A predictor that is a matrix W is compared with the embeddings' correlation F: the mean cosine of F's ten leading "
+    "eigenvectors u with Wu (1 is aligned), |W − Wᵀ| / |W|, and |FW − WF| / (|F| |W|). "
     "Loss alone does not show collapse: a collapsed run may have the lowest loss."
 )
 _SPECTRUM_CAPTION = (

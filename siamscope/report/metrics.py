@@ -29,6 +29,9 @@ MONITOR_FIELDS = (
     "grad_norm",
     "loss",
     "knn",
+    "alignment",
+    "asymmetry",
+    "commutator",
     "images_per_second",
 )
 

@@ -171,28 +171,55 @@ def _over_run(found: Gradients) -> Html | None:
     x = np.array(found.steps, dtype=np.float64)
     axis = Axis("step", counts=True)
     panels = []
+    decades = max((_reach(found, method) for method in found.methods), default=1.0)
     for method in found.methods:
         lines = [
             Series(title, x, _positive(found.series(method, title)), colour, dash, strong=title == "push")
             for title, colour, dash in (("pull", "c0", None), ("push", "c1", "6 3"))
         ]
-        if any(np.isfinite(line.y).any() for line in lines):
-            panels.append(panel(method, line_chart(lines, axis, Axis("norm", log=True))))
+        known = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
+        if len(known):
+            low, high = _ends(known, decades)
+            panels.append(panel(method, line_chart(lines, axis, Axis("norm", low, high, log=True))))
     keys = legend(key("pull", "c0"), key("push", "c1", dash="6 3"))
-    caption = "Norms of the positive and the negative term of each method, orthogonal to z, on logarithmic axes."
+    caption = (
+        "Norms of the positive and the negative term of each method, orthogonal to z. The logarithmic axes differ in "
+        "place but not in scale: equal heights are equal factors."
+    )
     shown = figure(caption, keys, tag("div", *panels, class_="panels"))
     head = ["Method", *(moment(found, step) for step in found.steps)]
     columns = [
-        table(head, [[name(m), *(_figure(found.value(step, m, k)) for step in found.steps)] for m in found.methods],
+        table(head, [[name(m), *(show(found.value(step, m, k)) for step in found.steps)] for m in found.methods],
               caption=title)
-        for title, k in ((f"Cosine with {found.reference}", "cosine"), ("Push / pull", "ratio"))
+        for title, k, show in (
+            (f"Cosine with {found.reference}", "cosine", _cosine), ("Push / pull", "ratio", _figure),
+        )
     ]  # fmt: skip
     return join(shown, *columns)
+
+
+def _reach(found: Gradients, method: str) -> float:
+    """Decades between a method's largest and smallest norm over the run; at most four count."""
+    values = np.concatenate([_positive(found.series(method, key)) for key in ("pull", "push")])
+    known = values[np.isfinite(values)]
+    return float(min(np.log10(known.max() / known.min()), 4.0)) if len(known) else 0.0
+
+
+def _ends(known: FloatArray, decades: float) -> tuple[float, float]:
+    """A logarithmic axis of so many decades, and a little air, around the values (if more, the largest ones)."""
+    high = float(known.max())
+    middle = math.sqrt(high * max(float(known.min()), high * 10**-decades))
+    half = 10 ** (0.55 * decades + 0.05)
+    return middle / half, middle * half
 
 
 def _positive(values: FloatArray) -> FloatArray:
     out: FloatArray = np.where(values > 0, values, np.nan)
     return out
+
+
+def _cosine(value: float) -> str:
+    return DASH if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _figure(value: float) -> str:
@@ -207,11 +234,12 @@ def _norms(found: Gradients) -> Html:
 
 def _table(found: Gradients, step: int) -> Html:
     head = ["Method", *(title for title, _ in _NORMS), f"Cosine with {found.reference}", "Of negatives"]
-    keys = [*(k for _, k in _NORMS), "cosine", "cosine_push"]
+    keys = [k for _, k in _NORMS]
     rows: list[list[Html | str]] = []
     for method in found.methods:
         label = join(name(method), " (the run’s)") if found.text(step, method, "own") == "1" else name(method)
-        rows.append([label, *(_figure(found.value(step, method, k)) for k in keys)])
+        cosines = [_cosine(found.value(step, method, k)) for k in ("cosine", "cosine_push")]
+        rows.append([label, *(_figure(found.value(step, method, k)) for k in keys), *cosines])
     return table(head, rows, caption=f"At {moment(found, step)}")
 
 

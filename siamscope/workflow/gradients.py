@@ -111,7 +111,7 @@ def _subjects(recipe: Recipe, names: Sequence[str], cells: Sequence[str], is_run
     for cell in plan.cells(recipe, names, cells):
         own = is_run and cell.method == recipe.method.name
         row = recipe.method if own else cell.row
-        out.append(Subject(cell.method, row, cell.problem, rate(row) if row else None, own))
+        out.append(Subject(cell.method, row, cell.problem, rate(row, recipe.train.seed) if row else None, own))
     return out
 
 
@@ -264,7 +264,7 @@ def _text(facts: dict[str, Any], lines: list[Line], page: Path) -> str:
     ]
     now = [line for line in lines if line["step"] == last["step"]]
     head = ["method", *(title for title, _ in _COLUMNS)]
-    rows = [[line["method"], *(_escape(line) if k == "escape_measured" else _number(line[k]) for _, k in _COLUMNS)]
+    rows = [[_name(line), *(_escape(line) if k == "escape_measured" else _number(line[k]) for _, k in _COLUMNS)]
             for line in now if line["pull"] is not None]  # fmt: skip
     out += [*_aligned([head, *rows]), ""]
     out += [f"{line['method']}: no gradient: {line['problem'].splitlines()[0]}" for line in now if line["problem"]]
@@ -272,10 +272,16 @@ def _text(facts: dict[str, Any], lines: list[Line], page: Path) -> str:
     if len(steps) > 1:
         out += [f"cosine with {facts['reference']}'s gradient over the run:"]
         by = {(line["method"], line["step"]): line["cosine"] for line in lines}
-        table = [[line["method"], *(_number(by[line["method"], step]) for step in steps)] for line in now]
+        table = [[_name(line), *(_number(by[line["method"], step]) for step in steps)] for line in now]
         out += [*_aligned([["step", *map(str, steps)], *table]), ""]
     out.append(f"cosine: of the whole tangent gradient with {facts['reference']}'s; ~: the rate depends on the size")
+    if any(line["own"] for line in now):
+        out.append("*: the run's own row, with its trained weights")
     return "\n".join([*out, f"page     {page}", f"figure   {page.with_suffix('.png')}"])
+
+
+def _name(line: Line) -> str:
+    return f"{line['method']}*" if line["own"] else str(line["method"])
 
 
 def _escape(line: Line) -> str:

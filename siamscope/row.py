@@ -149,9 +149,9 @@ class Method:
     """Slices: random directions a step."""
     knots: int = 17
     """Slices: points of the characteristic function on [0, 3]."""
-    positive: str = "unigrad"
+    positive: Annotated[str, arg(aliases=("--positive",))] = "unigrad"
     """Composed: the row whose positive term is taken."""
-    negative: str = "simclr"
+    negative: Annotated[str, arg(aliases=("--negative",))] = "simclr"
     """Composed: the row whose negative term is taken."""
     paper: Suppress[str] = ""
     """Citation."""

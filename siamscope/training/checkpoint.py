@@ -120,8 +120,8 @@ def load_latest(run: RunDir, recipe: Recipe) -> tuple[Checkpoint | None, list[st
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _flat(old), _flat(new)
-    names = sorted(set(before) | set(after))
-    return [name for name in names if name not in FREE_FIELDS and before.get(name) != after.get(name)]
+    # A field that a newer version has added was at its default when the checkpoint was written.
+    return [name for name in sorted(before) if name not in FREE_FIELDS and before.get(name) != after.get(name)]
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

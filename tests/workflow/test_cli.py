@@ -143,7 +143,7 @@ def test_report_of_several_runs(run, tmp_path, capsys):
 
 def test_methods_and_data(tmp_path, capsys):
     assert siamscope("methods", "sim*", "--json") == 0
-    assert [row["method"] for row in json.loads(capsys.readouterr().out)] == ["simsiam", "simclr"]
+    assert [row["method"] for row in json.loads(capsys.readouterr().out)] == ["simclr", "simsiam"]
     picture = tmp_path / "data.png"
     assert siamscope("data", "shapes", *SMALL[:8], "--show", "--out", str(picture), "--json") == 0
     assert json.loads(capsys.readouterr().out)["train"] == 96

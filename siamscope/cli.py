@@ -98,11 +98,19 @@ def _unknown(command: str) -> str:
 
 def _train(args: list[str]) -> int:
     from siamscope import options
+    from siamscope.row import not_read
 
     given = _parse(options.Train, "train", args, options.with_recipe(options.Train, _layered(args)))
     recipe = options.recipe_of(given)
     if given.source:
         recipe = replace(recipe, data=replace(recipe.data, source=given.source))
+    unread = not_read(recipe.method, options.cells_named(args))
+    if unread:
+        print(
+            f"siamscope train: {', '.join(f'method.{cell}' for cell in unread)}: not read by a row with objective "
+            f"{recipe.method.objective!r}, predictor {recipe.method.predictor!r}, target {recipe.method.target!r}",
+            file=sys.stderr,
+        )
     from siamscope.workflow.train import train
 
     return _trained(train(recipe, given.out, overwrite=given.overwrite, reporter=_reporter(given.quiet)), given.json)
@@ -185,6 +193,10 @@ def _report(args: list[str]) -> int:
 
 def _compare(args: list[str]) -> int:
     from siamscope import options
+
+    if _peek(args, "--method", "--method.name"):
+        print("siamscope compare: --method names one row; did you mean --methods?", file=sys.stderr)
+        return 2
 
     given = _parse(options.Compare, "compare", args, options.with_recipe(options.Compare, _layered(args, "compare")))
     from siamscope.workflow.compare import compare

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from dataclasses import replace
 
-from siamscope.row import Head, Method, MethodError, PredictorOptions
+from siamscope.row import KINDS, Head, Method, MethodError, PredictorOptions, reads_of_objective
 
 _ROWS = (
     # ------------------------------------------------------------------------------ contrastive: other samples repel
@@ -157,9 +158,34 @@ def get(name: str) -> Method:
     raise MethodError(f"unknown method {name!r}{hint} (known: {', '.join(METHODS)})")
 
 
+def parts(row: Method) -> tuple[Method, Method]:
+    """The rows of a composed method's positive and negative term, with the numbers of `row` itself.
+
+    What kind of objective each is comes from the table; temperature, rho, eps, balance, bank, ... from `row`, so that a
+    recipe states what is used.
+
+    Raises:
+        MethodError: an unknown row, or one that cannot be combined with the row's normalisation, target or numbers.
+    """
+    return _part(row, row.positive), _part(row, row.negative)
+
+
+def _part(row: Method, name: str) -> Method:
+    published = get(name)
+    if published.objective == "composed":
+        raise MethodError(f"method {row.name!r}: {name!r} is composed itself; name a row with an objective of its own")
+    numbers = {cell: getattr(row, cell) for cell in reads_of_objective(published) if cell not in KINDS}
+    if not published.bank:
+        numbers.pop("bank", None)
+    try:
+        return replace(published, normalise=row.normalise, target=row.target, objective_form="loss", **numbers)
+    except MethodError as error:
+        raise MethodError(f"method {row.name!r} composed of {row.positive!r} and {row.negative!r}: {error}") from error
+
+
 def list_methods(pattern: str = "*") -> list[str]:
     """Names of the rows that match a shell-style pattern."""
     return [name for name in METHODS if fnmatch.fnmatch(name, pattern)]
 
 
-__all__ = ["METHODS", "Head", "Method", "MethodError", "PredictorOptions", "get", "list_methods"]
+__all__ = ["METHODS", "Head", "Method", "MethodError", "PredictorOptions", "get", "list_methods", "parts"]

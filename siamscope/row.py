@@ -5,7 +5,7 @@ Torch-free. The rows themselves: `siamscope.methods`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -150,9 +150,9 @@ class Method:
     knots: int = 17
     """Slices: points of the characteristic function on [0, 3]."""
     positive: Annotated[str, arg(aliases=("--positive",))] = "unigrad"
-    """Composed: the row whose positive term is taken."""
+    """Composed: the row whose positive term is taken; its numbers (temperature, rho, ...) are this row's."""
     negative: Annotated[str, arg(aliases=("--negative",))] = "simclr"
-    """Composed: the row whose negative term is taken."""
+    """Composed: the row whose negative term is taken; `balance` weighs it."""
     paper: Suppress[str] = ""
     """Citation."""
 
@@ -238,3 +238,55 @@ def _out_of_range(m: Method) -> Iterator[str]:
         head: Head = getattr(m, name)
         if min(head.layers, head.hidden, head.out) < 1:
             yield f"{name}: layers, hidden and out must be at least 1, got {head}"
+
+
+# ------------------------------------------------------------------------------- which cells a row reads
+
+_OF_OBJECTIVE = {
+    "asymmetric": ("distance",),
+    "contrastive": ("temperature", "negatives", "bank", "neighbour", "decoupled"),
+    "spectral": ("phi", "balance", "rho", "statistics", "centred", "eps"),
+    "decorrelation": ("form", "balance"),
+    "covariance": ("invariance", "variance", "covariance", "eps"),
+    "prototypes": ("prototypes", "assignment", "temperature", "target_temperature", "centre_momentum", "iterations"),
+    "whitening": ("whiten_group", "eps"),
+    "centroids": ("per_sample",),
+    "slices": ("balance", "slices", "knots"),
+    "composed": ("positive", "negative", "balance"),
+}
+_NOT_OF_ASSIGNMENT = {"centred": "iterations", "sinkhorn": "centre_momentum"}
+_OF_PREDICTOR = {
+    "directpred": ("rho", "eps", "rule", "every", "centred", "shift", "partitions", "straight_through"),
+    "directset": ("rho", "eps", "every", "centred", "power", "norm", "straight_through"),
+    "directcopy": ("rho", "eps", "every", "centred", "norm", "straight_through"),
+    "optimal": ("rho", "eps", "every", "straight_through"),
+    "none": (),
+}
+KINDS = ("distance", "negatives", "neighbour", "decoupled", "phi", "statistics", "centred", "form", "assignment")
+"""Cells that say which objective a row has; the others are its numbers."""
+
+
+def reads_of_objective(row: Method) -> tuple[str, ...]:
+    """Names of the cells that the row's objective reads."""
+    unused = {_NOT_OF_ASSIGNMENT[row.assignment] if row.objective == "prototypes" else ""}
+    if row.objective == "spectral" and row.phi == "identity":
+        unused.add("eps")
+    return tuple(name for name in _OF_OBJECTIVE[row.objective] if name not in unused)
+
+
+def reads_of_predictor(row: Method) -> tuple[str, ...]:
+    """Names of the cells of `predictor_options` that the row's predictor reads."""
+    return _OF_PREDICTOR.get(row.predictor, ("straight_through",))
+
+
+def not_read(row: Method, cells: Sequence[str]) -> list[str]:
+    """Those of `cells` (dotted names, as on a command line) that change nothing in this row."""
+    read = {"name", "normalise", "target", "predictor", "objective", "objective_form", "projector"}
+    read |= set(reads_of_objective(row)) | {f"predictor_options.{name}" for name in reads_of_predictor(row)}
+    if row.target == "momentum":
+        read |= {"momentum", "momentum_end", "momentum_buffers"}
+    if row.predictor == "mlp":
+        read.add("predictor_head")
+    if row.objective == "composed":  # its parts have the numbers of this row
+        read |= {name for names in _OF_OBJECTIVE.values() for name in names}
+    return [cell for cell in cells if cell not in read and cell.partition(".")[0] not in read]

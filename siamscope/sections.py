@@ -100,7 +100,8 @@ class TrainConfig:
     batch_size: Annotated[int, arg(aliases=("--batch-size",))] = _range(256, 2)
     """Images an optimiser step, over all processes together."""
     accumulate: int = _range(1, 1)
-    """Split the batch into this many parts, one after another (batch norm and negatives see one part)."""
+    """Split the batch into this many parts, one after another (batch norm, negatives and statistics see
+    one part; predictors set from statistics count parts as steps)."""
     seed: Annotated[int, arg(aliases=("--seed",))] = _range(0, 0, 2**31 - 1)
     """Seed of weights, order and views."""
     device: Annotated[str, arg(aliases=("--device",))] = "auto"

@@ -141,8 +141,8 @@ def directpred(f: Tensor, *, eps: float, rule: Literal["paper", "code"], shift: 
     """DirectPred of F (..., d, d): W = U diag(p) U^T for the eigenvalues s and eigenvectors U of F.
 
     `paper` (eq. 18): p = sqrt(max(s - shift, 0)) + eps * max(s). `code`: p = sqrt(max(s / max(s) - shift, 0)) + eps,
-    free of the embeddings' scale; the published tables of eps (table 6) and of the shift (table 7) were made with it. (The
-    code also raises p to at least 1e-4, which eps does here.) A normalised prediction does not see the scale of W;
+    free of the embeddings' scale; the published tables of eps (table 6) and of the shift (table 7) were made with it.
+    (The code also raises p to at least 1e-4, which eps does here.) A normalised prediction does not see the scale of W;
     IsoLoss and the Euclidean distance do.
 
     Of F = 0 it is 0 (`paper`; with a shift below 0, sqrt(-shift) I) or eps I (`code`, without shift).

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from siamscope.collapse import CollapseError
+from siamscope.objectives import ObjectiveError
 from siamscope.rundir import RunDir
 from siamscope.training import checkpoint
 from siamscope.training.checkpoint import Checkpoint
@@ -93,7 +94,7 @@ class Loop:
             if self.start == 0:
                 self.observe(0)
             for number in range(self.start + 1, trainer.steps + 1):
-                loss = trainer.step(number, next(batches))
+                loss = self.step(number, next(batches))
                 self.pending.append((number, loss, self.current_rate(), trainer.momentum(number)))
                 last = number == trainer.steps
                 measured = last or number % self.interval == 0
@@ -108,6 +109,15 @@ class Loop:
                 if stop:
                     return Outcome(number, stop)
         return Outcome(trainer.steps)
+
+    def step(self, number: int, images: Tensor) -> Tensor:
+        """A step; embeddings that the objective could take before and cannot now (nothing left to whiten) end the run."""
+        try:
+            return self.trainer.step(number, images)
+        except ObjectiveError as error:
+            if number == self.start + 1:
+                raise
+            raise NonFiniteLossError(self._explain(number, f"undefined ({error})")) from error
 
     def current_rate(self) -> float:
         return float(self.trainer.optimizer.param_groups[0]["lr"])

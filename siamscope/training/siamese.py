@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from siamscope.networks.heads_spec import LayerSpec
 from siamscope.networks.predictors import Predictor, create_predictor
 from siamscope.objectives import Group, Objective
 from siamscope.objectives.base import full
-from siamscope.row import Head, Method
+from siamscope.row import Head, Method, reads_of_objective
 from siamscope.training.target import update_target
 from siamscope.views.cutmix import Mix, apply_mix, partners
 
@@ -127,11 +127,12 @@ def build_objective(row: Method, width: int, group: Group | None = None) -> Obje
     """The row's objective for embeddings of `width` dimensions."""
     if row.objective != "composed":
         return objectives.create(row.objective, asdict(row), width, group)
-    parts = [
-        replace(methods.get(name), target=row.target, objective_form="loss") for name in (row.positive, row.negative)
-    ]
-    positive, negative = (objectives.create(part.objective, asdict(part), width, group) for part in parts)
-    return Composed(positive, negative, row.balance)
+    positive, negative = methods.parts(row)
+    push = objectives.create(negative.objective, asdict(negative), width, group)
+    same = row.positive == row.negative
+    pull = push if same else objectives.create(positive.objective, asdict(positive), width, group)
+    # Where the negative's row has a balance of its own, the composed row's stands in its place already.
+    return Composed(pull, push, 1.0 if "balance" in reads_of_objective(negative) else row.balance)
 
 
 def layers(head: Head) -> tuple[LayerSpec, ...]:
@@ -156,8 +157,10 @@ def _predictor(row: Method, width: int, group: Group) -> Predictor:
 
 
 class _UnitLength(nn.Module):
+    """To unit length; a vector shorter than 1e-6 is divided by that, so that the gradient at 0 stays bounded."""
+
     def forward(self, z: Tensor) -> Tensor:
-        return F.normalize(z, dim=1)
+        return F.normalize(z, dim=1, eps=1e-6)
 
 
 def _normaliser(row: Method, unit_length: bool) -> nn.Module:

@@ -6,29 +6,9 @@ import dataclasses
 from typing import Any
 
 from siamscope import methods, recipe
-from siamscope.row import SET_BY_STATISTICS, Head, Method
+from siamscope.row import Head, Method, reads_of_objective, reads_of_predictor
 
-# The cells that a row's objective, target and predictor read; all others are not part of that method.
-_OF_OBJECTIVE = {
-    "asymmetric": ("distance",),
-    "contrastive": ("temperature", "negatives", "bank", "neighbour", "decoupled"),
-    "spectral": ("phi", "balance", "rho", "statistics", "centred", "eps"),
-    "decorrelation": ("form", "balance"),
-    "covariance": ("invariance", "variance", "covariance", "eps"),
-    "prototypes": ("prototypes", "assignment", "temperature", "target_temperature", "centre_momentum", "iterations"),
-    "whitening": ("whiten_group", "eps"),
-    "centroids": ("per_sample",),
-    "slices": ("balance", "slices", "knots"),
-    "composed": ("positive", "negative", "balance"),
-}
-_OF_ASSIGNMENT = {"centred": ("iterations",), "sinkhorn": ("centre_momentum",)}  # what the other kind leaves unused
 _NEUTRAL = {"bank": 0, "whiten_group": 0, "shift": 0.0, "every": 1, "partitions": 1}
-_OF_RULE = {
-    "directpred": ("rho", "eps", "rule", "every", "centred", "shift", "partitions", "straight_through"),
-    "directset": ("rho", "eps", "every", "centred", "power", "norm", "straight_through"),
-    "directcopy": ("rho", "eps", "every", "centred", "norm", "straight_through"),
-    "optimal": ("rho", "eps", "every"),
-}
 
 
 def rows(pattern: str = "*", verbose: bool = False) -> list[dict[str, Any]]:
@@ -61,15 +41,11 @@ def views_of(name: str) -> str:
 
 def defaults(row: Method) -> list[str]:
     """The parameters that the row's cells read, as texts."""
-    unused: tuple[str, ...] = _OF_ASSIGNMENT[row.assignment] if row.objective == "prototypes" else ()
-    if row.objective == "spectral" and row.phi == "identity":
-        unused = ("eps",)
-    out = [_text(name, getattr(row, name)) for name in _OF_OBJECTIVE[row.objective] if name not in unused]
+    out = [_text(name, getattr(row, name)) for name in reads_of_objective(row)]
     if row.target == "momentum":
         out.append(f"momentum {row.momentum:g} to {row.momentum_end:g}")
-    if row.predictor in SET_BY_STATISTICS:
-        options = row.predictor_options
-        out += [_text(f"predictor {name}", getattr(options, name)) for name in _OF_RULE[row.predictor]]
+    options = row.predictor_options
+    out += [_text(f"predictor {name}", getattr(options, name)) for name in reads_of_predictor(row)]
     out.append(f"projector {_head(row.projector)}")
     if row.predictor == "mlp":
         out.append(f"predictor {_head(dataclasses.replace(row.predictor_head, out=row.projector.out))}")

@@ -9,6 +9,7 @@ from torch import nn
 
 from siamscope import methods
 from siamscope.methods import Head, MethodError
+from siamscope.row import not_read, reads_of_objective
 from siamscope.training.siamese import Siamese
 from siamscope.training.target import update_target
 
@@ -161,3 +162,55 @@ def test_meaningless_cells_are_refused(cells, word):
 def test_unknown_method_names_the_nearest():
     with pytest.raises(MethodError, match="did you mean 'simsiam'"):
         methods.get("simsam")
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_composed_with_itself_is_itself(name):
+    """Pull and push of the same row, with the row's numbers: the row's own gradient, prototypes included."""
+    row = methods.get(name)
+    target = "detached" if row.target == "shared" else row.target
+    own = network(name, target=target, objective_form="gradient", **SMALL)
+    balance = own.row.balance if "balance" in reads_of_objective(own.row) else 1.0
+    composed = network(
+        name, target=target, objective="composed", objective_form="gradient", positive=name, negative=name,
+        balance=balance, **SMALL,
+    ) if row.normalise != "none" else None  # fmt: skip
+    if composed is None:
+        with pytest.raises(MethodError, match="unbounded"):
+            network(name, target=target, objective="composed", objective_form="gradient", positive=name, negative=name)
+        return
+    composed.load_state_dict(
+        {k.replace("objective.", "objective.positive."): v for k, v in own.state_dict().items()}, strict=False
+    )
+    torch.testing.assert_close(gradient(composed), gradient(own), rtol=1e-10, atol=1e-13)
+
+
+def test_composed_parts_have_the_rows_numbers():
+    row = dataclasses.replace(
+        methods.get("unigrad"), objective="composed", objective_form="gradient", positive="barlow", negative="simclr",
+        temperature=0.05, balance=3.0,
+    )  # fmt: skip
+    positive, negative = methods.parts(row)
+    assert (positive.objective, positive.balance, positive.normalise) == ("decorrelation", 3.0, "l2")
+    assert (negative.objective, negative.temperature) == ("contrastive", 0.05)
+    with pytest.raises(MethodError, match="bank"):
+        methods.parts(dataclasses.replace(row, negative="mocov2"))
+    with pytest.raises(MethodError, match="unknown method"):
+        methods.parts(dataclasses.replace(row, negative="nothing"))
+    with pytest.raises(MethodError, match="whitens"):
+        methods.parts(dataclasses.replace(row, positive="wmse"))
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "unread"),
+    [
+        ("simsiam", ["temperature", "target"], ["temperature"]),
+        ("byol", ["predictor_options.every", "momentum", "predictor_head.hidden"], ["predictor_options.every"]),
+        ("simsiam", ["momentum"], ["momentum"]),
+        ("directcopy", ["predictor_options.power", "predictor_options.rho"], ["predictor_options.power"]),
+        ("unigrad", ["rho", "balance", "projector.out", "eps"], ["eps"]),
+        ("swav", ["centre_momentum", "iterations"], ["centre_momentum"]),
+    ],
+)
+def test_cells_that_a_row_does_not_read(name, cells, unread):
+    assert not_read(methods.get(name), cells) == unread

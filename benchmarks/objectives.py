@@ -5,9 +5,10 @@
 
 Step: forward and backward of two views through ResNet-18 (CIFAR stem), in the number format that the machine computes
 fastest. Objective: everything between the embeddings and their gradient: statistics, a predictor that is set from them,
-normalisation, loss, backward, memory bank; 2,048 dimensions (W-MSE: 64, because it needs fewer dimensions than samples;
-banks of 65,536 keys are MoCo's own). Median of the repetitions; DirectPred with an eigendecomposition at every step and
-at every tenth. Memory: what autograd keeps for the backward plus statistics and weights, less the same for SimSiam.
+normalisation, loss, backward, memory bank; 2,048 dimensions (W-MSE: 64, because it needs fewer dimensions than
+samples). Banks and prototypes of 4,096 as in the recipes for CIFAR-10, and as published. Median of the repetitions;
+predictors set from statistics at every step and at every tenth. Memory: what autograd keeps for the backward plus
+statistics and weights, less the same for SimSiam.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from siamscope.training.siamese import Siamese
 from siamscope.workflow import environment
 
 BATCH, WIDTH = 256, 2048
+SMALL = 4096  # keys in a bank, prototypes: the settings of the CIFAR-10 recipes
 
 
 def rows() -> dict[str, Method]:
@@ -39,7 +41,11 @@ def rows() -> dict[str, Method]:
     out: dict[str, Method] = {}
     for name, row in methods.METHODS.items():
         width = row.projector.out if row.objective == "whitening" else WIDTH
-        out[name] = replace(row, projector=Head(layers=1, out=width), predictor_head=Head(hidden=512))
+        full = replace(row, projector=Head(layers=1, out=width), predictor_head=Head(hidden=512))
+        small = replace(full, bank=min(row.bank, SMALL), prototypes=min(row.prototypes, SMALL))
+        out[name] = small
+        if small != full:
+            out[f"{name}, as published"] = full
         if row.predictor in SET_BY_STATISTICS:
             rarely = replace(row.predictor_options, every=10)
             out[f"{name}, every 10"] = replace(out[name], predictor_options=rarely)

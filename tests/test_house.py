@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "objectives": set(),
     "gradients": {"objectives"},
     "collapse": set(),
+    "dynamics": set(),
     "views": set(),
     "networks": {"files"},
     "evaluation": set(),
@@ -62,6 +63,7 @@ def test_every_room_has_a_rule():
         "from siamscope.cli import run; run(['--help'])",
         "import siamscope.recipe, siamscope.rundir, siamscope.options",
         "import siamscope.collapse",
+        "import siamscope.dynamics",
         "import siamscope.report",
     ],
 )

@@ -1,0 +1,70 @@
+"""The theory of non-contrastive learning as something one can run: systems, solvers, solutions.
+
+A *system* is a frozen dataclass of parameters with a right-hand side (`MatrixFlow`, `ReducedFlow`, `Modes`, `EMAModes`,
+`Parabola`, `ScalarNetwork`, `SetModes`, `SetFlow`). A *solver* takes it from a start to an end: `solve` one trajectory,
+`solve_many` a batch. What comes back is a `Solution` or an `Ensemble`. `LinearSGD` trains the same network on samples.
+
+numpy and scipy only, float64; knows no other room.
+"""
+
+from siamscope.dynamics.anisotropic import ScalarNetwork, fixed_points, jacobian, multiplicative
+from siamscope.dynamics.directset import (
+    SetFlow,
+    SetModes,
+    SetRule,
+    SubspaceTheorem,
+    apply_rule,
+    largest_decay,
+    largest_noise,
+)
+from siamscope.dynamics.errors import DynamicsError
+from siamscope.dynamics.matrix import MatrixFlow, gradients, hessian, objective, optimal_predictor, subspace
+from siamscope.dynamics.modes import EMAModes, Modes, Parabola, ema_share
+from siamscope.dynamics.reduced import ReducedFlow
+from siamscope.dynamics.sgd import LinearSGD, Rates, Trained, rates
+from siamscope.dynamics.solution import STATUSES, Ensemble, Solution, Stats
+from siamscope.dynamics.solve import Adaptive, Euler, Steady, solve
+from siamscope.dynamics.systems import Layout, System
+from siamscope.dynamics.vectorised import Settled, solve_many
+
+__all__ = [
+    "STATUSES",
+    "Adaptive",
+    "DynamicsError",
+    "EMAModes",
+    "Ensemble",
+    "Euler",
+    "Layout",
+    "LinearSGD",
+    "MatrixFlow",
+    "Modes",
+    "Parabola",
+    "Rates",
+    "ReducedFlow",
+    "ScalarNetwork",
+    "SetFlow",
+    "SetModes",
+    "SetRule",
+    "Settled",
+    "Solution",
+    "Stats",
+    "Steady",
+    "SubspaceTheorem",
+    "System",
+    "Trained",
+    "apply_rule",
+    "ema_share",
+    "fixed_points",
+    "gradients",
+    "hessian",
+    "jacobian",
+    "largest_decay",
+    "largest_noise",
+    "multiplicative",
+    "objective",
+    "optimal_predictor",
+    "rates",
+    "solve",
+    "solve_many",
+    "subspace",
+]

@@ -1,0 +1,91 @@
+"""The one exception of this room, and the checks that raise it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+Rate = float | Float
+"""One number, or one for each of a batch of trajectories (n,)."""
+
+
+class DynamicsError(ValueError):
+    """A system, a starting point or a setting that makes no sense; the message names it and says what it must be."""
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DynamicsError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
+
+
+def number(name: str, value: object, *, low: float = -np.inf, high: float = np.inf, above: bool = False) -> float:
+    """A finite real number in [low, high], or in (low, high] if `above`."""
+    array = _real(name, value)
+    if array.ndim:
+        raise DynamicsError(f"{name} must be one number; it has shape {array.shape}.")
+    _within(name, array, low, high, above)
+    return float(array)
+
+
+def rate(name: str, value: object, *, low: float = 0.0, above: bool = False) -> Rate:
+    """A number of at least `low` (more than it if `above`), or a vector (n,) of them, one for each trajectory."""
+    array = _real(name, value)
+    if array.ndim > 1:
+        raise DynamicsError(f"{name} must be a number, or a vector with one for each trajectory; shape {array.shape}.")
+    _within(name, array, low, np.inf, above)
+    return array if array.ndim else float(array)
+
+
+def whole(name: str, value: object, *, low: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise DynamicsError(f"{name} must be a whole number of at least {low}; it is {value!r}.")
+    return int(value)
+
+
+def array(name: str, value: object, shape: tuple[int, ...]) -> Float:
+    """A finite float64 array (..., *shape); the leading axes are a batch."""
+    out = _real(name, value)
+    if out.shape[out.ndim - len(shape) :] != shape or out.ndim < len(shape):
+        raise DynamicsError(f"{name} must have shape {shape}, after any batch axes; it has {out.shape}.")
+    _within(name, out, -np.inf, np.inf, False)
+    return out
+
+
+def symmetric(name: str, value: Float) -> None:
+    """(..., d, d) equal to its transpose to 1e-10 of its largest entry."""
+    gap = float(np.abs(value - np.swapaxes(value, -1, -2)).max(initial=0.0))
+    if gap > 1e-10 * float(np.abs(value).max(initial=0.0)):
+        raise DynamicsError(f"{name} must be symmetric; it differs from its transpose by {gap:.3g}. Use (A + A.T) / 2.")
+
+
+def psd(name: str, value: object) -> Float:
+    """A symmetric positive semi-definite matrix (d, d); eigenvalues down to -1e-10 of the largest count as zero."""
+    out = _real(name, value)
+    if out.ndim != 2 or out.shape[0] != out.shape[1] or not out.size:
+        raise DynamicsError(f"{name} must be a square matrix; it has shape {out.shape}.")
+    _within(name, out, -np.inf, np.inf, False)
+    symmetric(name, out)
+    eigenvalues = np.linalg.eigvalsh(out)
+    if eigenvalues[0] < -1e-10 * max(abs(float(eigenvalues[-1])), float(np.finfo(np.float64).tiny)):
+        raise DynamicsError(f"{name} must be positive semi-definite; its smallest eigenvalue is {eigenvalues[0]:.3g}.")
+    return np.asarray((out + out.T) / 2, dtype=np.float64)
+
+
+def _real(name: str, value: object) -> Float:
+    try:
+        out = np.asarray(value)
+        if out.dtype.kind not in "fiu":
+            raise TypeError
+        return out.astype(np.float64)
+    except (TypeError, ValueError):
+        raise DynamicsError(f"{name} must hold real numbers; it is {value!r:.80}.") from None
+
+
+def _within(name: str, value: Float, low: float, high: float, above: bool) -> None:
+    if not np.isfinite(value).all():
+        raise DynamicsError(f"{name} holds NaN or infinity.")
+    if (value < low).any() or (above and (value <= low).any()) or (value > high).any():
+        worst = value.min() if (value <= low).any() else value.max()
+        span = f"{'more than' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < np.inf else "")
+        raise DynamicsError(f"{name} must be {span}; it is {worst:g}.")

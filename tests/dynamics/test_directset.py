@@ -1,0 +1,208 @@
+"""Predictors set from F: rules, modes, the subspace theorem, weight decay as a threshold; appendix D."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from siamscope.dynamics import (
+    Adaptive,
+    DynamicsError,
+    MatrixFlow,
+    Modes,
+    ScalarNetwork,
+    SetFlow,
+    SetModes,
+    SetRule,
+    Steady,
+    SubspaceTheorem,
+    apply_rule,
+    fixed_points,
+    jacobian,
+    largest_decay,
+    largest_noise,
+    multiplicative,
+    solve,
+    solve_many,
+    subspace,
+)
+
+FINE = Adaptive(rtol=1e-10, atol=1e-12)
+
+
+def end(system, parts, t1=3000.0):
+    return solve(system, parts, t1, save="ends", solver=FINE).final
+
+
+def test_rules():
+    """Eq. 18, the code's rule (in proportion to sqrt(s) + eps sqrt(max s), not eq. 18), DirectSet's."""
+    s = np.random.default_rng(0).uniform(0, 3, (5, 6))
+    top = s.max(1, keepdims=True)
+    np.testing.assert_allclose(SetRule(eps=0.1)(s), np.sqrt(s) + 0.1 * top, rtol=1e-12)
+    code = SetRule(eps=0.1, boost="code")(s)
+    np.testing.assert_allclose(code * np.sqrt(top), np.sqrt(s) + 0.1 * np.sqrt(top), rtol=1e-12)
+    assert np.abs(code * np.sqrt(top) - SetRule(eps=0.1)(s)).max() > 0.01
+    np.testing.assert_allclose(SetRule(1.0, 0.2, boost="plain")(s), s + 0.2, rtol=1e-12)
+    np.testing.assert_allclose(SetRule(shift=0.5)(s), np.sqrt(np.maximum(s - 0.5, 0)), rtol=1e-12)
+    np.testing.assert_allclose(SetRule(eps=0.1, largest=2.0)(s), np.sqrt(s) + 0.2, rtol=1e-12)
+    w = np.random.default_rng(1).standard_normal((3, 4, 6))
+    f = w @ np.swapaxes(w, 1, 2)
+    w_p = apply_rule(SetRule(), f)
+    np.testing.assert_allclose(w_p @ w_p, f, atol=1e-12)
+    assert np.abs(f @ w_p - w_p @ f).max() < 1e-10
+
+
+def test_directpred_has_the_rests_of_a_trained_predictor():
+    """A16: p_-, p_+ of `Modes` with alpha_p = 1, and collapse below."""
+    low, high = (float(p) for p in Modes(eta=0.04, sigma2=0.1).roots())
+    flow = SetModes(eta=0.04, sigma2=0.1)
+    for start, limit in ((0.9 * low, 0.0), (1.1 * low, high), (1.5, high)):
+        assert end(flow, {"s": [start**2]})["s"][0] == pytest.approx(limit**2, abs=1e-6)
+    assert np.abs(flow.rhs(0.0, np.array([high**2]))).max() < 1e-12
+
+
+def test_shift_of_the_eigenvalues():
+    """A16: c = -0.05 leaves no collapse; c = 0.05 kills what is at or below it."""
+    below = SetModes(eta=0.04, sigma2=0.1, rule=SetRule(shift=-0.05))
+    for start in (1e-6, 0.02, 1.0):
+        assert end(below, {"s": [start]})["s"][0] == pytest.approx(0.702, abs=0.01)
+    above = SetModes(eta=0.04, sigma2=0.1, rule=SetRule(shift=0.05))
+    assert end(above, {"s": [0.02]})["s"][0] < 1e-6
+    assert end(above, {"s": [0.2]})["s"][0] > 0.5
+
+
+def test_boost_of_small_eigenvalues():
+    """A16: a mode near 0 grows if eps max(s) is above p_- = 0.0419: 0.05 dies, 0.1 ends at 0.627, 0.5 at 0.241."""
+    for eps, limit in ((0.05, 0.0), (0.1, 0.627), (0.5, 0.241)):
+        flow = SetModes(eta=0.04, sigma2=0.1, rule=SetRule(eps=eps, largest=0.752))
+        assert end(flow, {"s": [1e-8]})["s"][0] == pytest.approx(limit, abs=0.01)
+    coupled = SetModes(2, eta=0.04, sigma2=0.1, rule=SetRule(eps=0.1))
+    assert end(coupled, {"s": [0.5, 1e-8]})["s"] == pytest.approx([0.6445, 0.6445], abs=1e-3)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("sigma2", "eta"), [(2.0, 0.12), (1.0, 0.2), (4.0, 0.07)])
+def test_subspace_theorem(power, sigma2, eta):
+    """A17: W -> scale P_S from above the threshold, 0 from below; F of the weights or of the views."""
+    theorem = SubspaceTheorem(eta, sigma2, power)
+    assert theorem.inside
+    x, noise = subspace(6, 3, sigma2)
+    keep = np.diag((np.arange(6) < 3).astype(float))
+    for correlation in ("weights", "views"):
+        flow = SetFlow(x, noise, 6, eta, SetRule(power, boost="plain"), correlation)
+        got = end(flow, {"W": 1.1 * theorem.threshold * np.eye(6)}, 600.0)["W"]
+        assert np.linalg.norm(got - theorem.scale * keep) < 1e-6
+        gone = end(flow, {"W": 0.9 * theorem.threshold * np.eye(6)}, 600.0)["W"]
+        assert np.linalg.norm(gone) < 1e-6
+
+
+def test_outside_the_theorem_noise_is_kept():
+    """Below the window of eta the noisy half stays too; above it the theorem has no numbers."""
+    x, noise = subspace(6, 3, 0.5)
+    low = SubspaceTheorem(0.1, 0.5, 1.0)
+    assert not low.inside
+    got = end(SetFlow(x, noise, 6, 0.1, SetRule(1.0, boost="plain")), {"W": 0.9 * np.eye(6)}, 600.0)["W"]
+    assert np.linalg.norm(got[:, 3:]) > 0.5
+    assert np.isnan(SubspaceTheorem(0.26, 3.0).scale)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, None])
+def test_weight_decay_is_a_threshold(power):
+    """A18: what survives is exactly sigma2 < 1 / (4 eta) - 1, for DirectSet and (None) a trained predictor."""
+    sigma2 = np.array([0, 0.1, 0.3, 0.6, 0.9, 1.2, 2.0, 4.0])
+    for eta in (0.04, 0.07, 0.1, 0.15, 0.2):
+        if power is None:
+            flow = Modes(eta=eta, sigma2=sigma2)
+            ends = solve_many(flow, {"p": np.full(8, 0.6), "s": np.full(8, 0.36)}, 1e5, stop=Steady())["s"]
+        else:
+            flow = SetModes(8, eta, sigma2, rule=SetRule(power, boost="plain"))
+            ends = end(flow, {"s": np.full(8, 0.6 ** (1 / power))}, 4000.0)["s"]
+        assert np.array_equal(ends > 1e-4, sigma2 < largest_noise(eta))
+        assert np.array_equal(ends > 1e-4, eta < largest_decay(sigma2))
+        assert (ends > 1e-4).sum() > 0
+    assert largest_noise(0.1, signal=0.5) == pytest.approx(0.125)
+    assert largest_decay(0.125, signal=0.5) == pytest.approx(0.1)
+
+
+def test_modes_of_a_set_flow():
+    """SetModes is what SetFlow does to W's singular values when everything commutes."""
+    s = np.array([0.2, 0.5, 0.9])
+    noise = np.diag([0.0, 0.4, 1.0])
+    for rule in (SetRule(eps=0.1), SetRule(1.0, 0.1, boost="plain"), SetRule(eps=0.1, shift=0.05, boost="code")):
+        flow, modes = SetFlow(np.eye(3), noise, 3, 0.05, rule), SetModes(3, 0.05, np.diag(noise), rule=rule)
+        w = np.diag(np.sqrt(s))
+        move = flow.layout.unpack(flow.rhs(0.0, flow.start({"W": w})))["W"]
+        np.testing.assert_allclose(2 * np.diag(move) * np.sqrt(s), modes.rhs(0.0, s), atol=1e-12)
+
+
+# -- appendix D --------------------------------------------------------------------------------------------------------
+
+
+def test_figure_10():
+    """signal 1/2, total 1, alpha_p = beta = 1: the three planes of figure 10, and the limit (1/2, 1/2, 1/2)."""
+    half = {"signal": 0.5, "sigma2": 0.5}
+    saddle = jacobian(ScalarNetwork(**half, target="frozen", frozen=1.0), [0.0, 0.0])
+    assert np.sort(np.linalg.eigvals(saddle)) == pytest.approx([-0.5, 0.5], abs=1e-8)
+    dead = jacobian(ScalarNetwork(**half, predictor=False), [0.0, 0.0])
+    assert np.sort(np.linalg.eigvals(dead)) == pytest.approx([-1.7071, -0.2929], abs=1e-4)
+    full = solve(ScalarNetwork(**half), {"w_p": 0.8, "w": 0.8, "w_a": 0.1}, 400.0, solver=FINE)
+    assert list(full.y[-1]) == pytest.approx([0.5, 0.5, 0.5], abs=1e-6)
+    assert np.abs(full["w_p"] - full["w"]).max() < 1e-9
+    gone = solve(ScalarNetwork(**half, predictor=False), {"w": 0.8, "w_a": 0.9}, 200.0, solver=FINE)
+    assert np.abs(gone.y[-1]).max() < 1e-6
+
+
+def test_fixed_points_of_unequal_data():
+    """Rows of W are left eigenvectors of X (X + X')^-1; S W, S W_p S^-1 is at rest too; others are not."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        a, b = rng.standard_normal((2, 5, 5))
+        x, noise = a @ a.T, b @ b.T
+        w, w_p = fixed_points(x, noise, [0, 2, 3])
+        flow = MatrixFlow(x, noise, 3)
+        mix = rng.standard_normal((3, 3))
+        for left in (np.eye(3), mix):
+            parts = {"W": left @ w, "W_p": left @ w_p @ np.linalg.inv(left), "W_a": left @ w}
+            assert np.abs(flow.rhs(0.0, flow.start(parts))).max() < 1e-10
+        assert np.abs(flow.rhs(0.0, flow.start({"W": w, "W_p": 0.9 * w_p, "W_a": w}))).max() > 1e-3
+        assert (np.diff(np.diag(w_p)) < 0).all() and 0 < w_p[2, 2] < w_p[0, 0] < 1
+
+
+def test_without_predictor_only_an_eigenvalue_of_one_lives():
+    """A feature without augmentation noise survives without predictor and weight decay; the others die."""
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
+    sx = (basis * [1.0, 2.0, 1.5, 0.8, 0.5]) @ basis.T
+    x, noise = multiplicative((sx + sx.T) / 2, basis[:, :2], basis[:, 2:])
+    w = np.random.default_rng(1).standard_normal((3, 5))
+    got = end(MatrixFlow(x, noise, 3, target="online", predictor="none"), {"W": w}, 200.0)["W"]
+    np.testing.assert_allclose(got, w @ basis[:, :2] @ basis[:, :2].T, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: SetRule(power=0.0), "power"),
+        (lambda: SetRule(eps=-0.1), "eps"),
+        (lambda: SetRule(boost="scale"), "boost"),
+        (lambda: SetModes(3, sigma2=np.zeros(2)), "sigma2"),
+        (lambda: SetModes(eta=-1.0), "eta"),
+        (lambda: SetModes(2).start({"s": [0.1, -0.1]}), "negative"),
+        (lambda: SetFlow(np.eye(3), np.eye(2), 3), "x_noise"),
+        (lambda: SetFlow(np.eye(2), np.eye(2), 2, correlation="all"), "correlation"),
+        (lambda: SubspaceTheorem(-0.1, 1.0), "eta"),
+        (lambda: subspace(3, 4, 1.0), "rank"),
+        (lambda: fixed_points(np.eye(2), np.eye(2), [2]), "rows"),
+        (lambda: fixed_points(np.diag([1.0, 0.0]), np.zeros((2, 2)), [0]), "invertible"),
+        (lambda: multiplicative(np.eye(3), np.eye(3)[:, :1], np.eye(3)[:, :2]), "orthonormal"),
+        (lambda: ScalarNetwork(target="byol"), "target"),
+        (lambda: jacobian(Modes(), np.zeros((2, 2))), "y must be one state"),
+    ],
+)
+def test_bad_input_is_named(make, word):
+    with pytest.raises(DynamicsError, match=word):
+        make()
+
+
+def test_nan_in_nan_out():
+    flow = SetFlow(np.eye(2), np.eye(2), 2)
+    assert np.isnan(flow.rhs(0.0, np.full(4, np.nan))).all()

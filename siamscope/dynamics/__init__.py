@@ -21,6 +21,7 @@ from siamscope.dynamics.errors import DynamicsError
 from siamscope.dynamics.matrix import MatrixFlow, gradients, hessian, objective, optimal_predictor, subspace
 from siamscope.dynamics.modes import EMAModes, Modes, Parabola, ema_share
 from siamscope.dynamics.reduced import ReducedFlow
+from siamscope.dynamics.separatrix import separatrix
 from siamscope.dynamics.sgd import LinearSGD, Rates, Trained, rates
 from siamscope.dynamics.solution import STATUSES, Ensemble, Solution, Stats
 from siamscope.dynamics.solve import Adaptive, Euler, Steady, solve
@@ -64,6 +65,7 @@ __all__ = [
     "objective",
     "optimal_predictor",
     "rates",
+    "separatrix",
     "solve",
     "solve_many",
     "subspace",

@@ -135,6 +135,14 @@ def test_modes_of_a_set_flow():
         np.testing.assert_allclose(2 * np.diag(move) * np.sqrt(s), modes.rhs(0.0, s), atol=1e-12)
 
 
+def test_what_f_is_measured_on():
+    rng = np.random.default_rng(2)
+    w, x, noise = rng.standard_normal((3, 5)), np.diag([1.0, 2, 3, 4, 5]), np.diag([0.5, 0.1, 0.0, 2.0, 1.0])
+    for correlation, middle in (("weights", np.eye(5)), ("means", x), ("views", x + noise)):
+        w_p = SetFlow(x, noise, 3, 0.0, SetRule(), correlation).predictor_at(w.ravel())
+        np.testing.assert_allclose(w_p @ w_p, w @ middle @ w.T, atol=1e-10)
+
+
 # -- appendix D --------------------------------------------------------------------------------------------------------
 
 

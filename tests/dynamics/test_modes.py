@@ -16,6 +16,7 @@ from siamscope.dynamics import (
     Steady,
     ema_share,
     jacobian,
+    separatrix,
     solve,
     solve_many,
 )
@@ -159,6 +160,30 @@ def test_verdicts_are_never_taken_back():
     assert (np.abs(np.diff(verdicts, axis=0)) <= 1).all() and not ((verdicts[1:] == 0) & (verdicts[:-1] != 0)).any()
     assert (verdicts[-1] != 0).all() and {-1, 1} <= set(verdicts[-1]) and (verdicts[0] == 0).any()
     assert np.array_equal(verdicts[-1] > 0, run["s"] > 1e-5)
+
+
+def test_separatrix():
+    """2 % below it collapse, 2 % above it learn; it is not the parabola, and beyond p_+ it rises."""
+    for options in each(cases(np.random.default_rng(8), 6)):
+        modes = Modes(**options)
+        low, high = (float(root) for root in modes.roots())
+        top = 3 * high**2 / modes.alpha_p
+        curve = separatrix(modes, (-1.0, 2 * high), (0.0, top))
+        assert (np.diff(curve[:, 0]) > 0).all()
+        p, s = curve[:: max(len(curve) // 25, 1)].T
+        for factor, want in ((0.98, -1), (1.02, 1)):
+            ends = solve_many(modes, {"p": p, "s": factor * s}, 1e5, stop=Settled(), rtol=1e-9, atol=1e-16)
+            assert (modes.verdict(ends["p"], ends["s"]) == want).all()
+        assert (np.diff(curve[curve[:, 0] < 0.99 * high, 1]) < 0).all()
+        assert curve[:, 0].min() < low - 0.02 * high
+        edges = np.array([-1.0, 2 * high, 0.0, top])
+        for p, s in curve[[0, -1]]:
+            assert np.abs(edges - [p, p, s, s]).min() < 1e-12
+    assert separatrix(Modes(eta=0.3), (-1, 1), (0, 1)).shape == (0, 2)
+    assert separatrix(Modes(eta=0.04), (0.5, 1), (0, 1)).shape == (0, 2)
+    for modes, box in ((Modes(), (0, 1)), (Modes(eta=np.array([0.1])), (0, 1)), (Modes(eta=0.1), (1, 0))):
+        with pytest.raises(DynamicsError):
+            separatrix(modes, (-1, 1), box)
 
 
 def test_alignment_window():

@@ -111,7 +111,7 @@ class Loop:
         return Outcome(trainer.steps)
 
     def step(self, number: int, images: Tensor) -> Tensor:
-        """A step; embeddings that the objective could take before and cannot now (nothing left to whiten) end the run."""
+        """A step; embeddings that the objective took before and cannot now (nothing left to whiten) end the run."""
         try:
             return self.trainer.step(number, images)
         except ObjectiveError as error:

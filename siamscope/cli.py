@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,18 @@ COMMANDS = {
     "report": "write the report of a run, or of several side by side",
     "compare": "all methods under one recipe, several seeds: table, figure and page",
     "gradients": "every method's gradient on the same embeddings, also over the course of a run",
+    "dynamics": "the theory of collapse as a laboratory: its theorems checked with numbers",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
 }
 
+DYNAMICS = {
+    "check": "every theorem, identity, threshold and erratum on random configurations",
+}
+
 EXIT_CODES = """exit codes:
   0         done
-  1         an error inside the program
+  1         an error inside the program; 'dynamics check': a check failed
   2         bad input: an unknown name, a value out of range, data or a directory that cannot be used
   3         the loss became NaN or infinite; the last checkpoint is intact
   130, 143  stopped by Ctrl-C or SIGTERM after saving; 'siamscope resume RUN' goes on"""
@@ -86,11 +91,11 @@ commands:
 {EXIT_CODES}"""
 
 
-def _unknown(command: str) -> str:
+def _unknown(command: str, known: Iterable[str] = COMMANDS, prog: str = "siamscope") -> str:
     import difflib
 
-    near = difflib.get_close_matches(command, COMMANDS, n=1)
-    return f"unknown command {command!r}{f'; did you mean {near[0]!r}?' if near else ''} (see siamscope --help)"
+    near = difflib.get_close_matches(command, known, n=1)
+    return f"unknown command {command!r}{f'; did you mean {near[0]!r}?' if near else ''} (see {prog} --help)"
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -228,6 +233,31 @@ def _gradients(args: list[str]) -> int:
     return 0
 
 
+def _dynamics(args: list[str]) -> int:
+    """`siamscope dynamics NAME ...`; alone, the list of names."""
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, DYNAMICS))
+        print("usage: siamscope dynamics COMMAND ...\n\n" + COMMANDS["dynamics"] + ".\n\ncommands:")
+        print("\n".join(f"  {name:<{width}}  {text}" for name, text in DYNAMICS.items()))
+        return 0
+    if args[0] not in DYNAMICS:
+        print(f"siamscope dynamics: {_unknown(args[0], DYNAMICS, 'siamscope dynamics')}", file=sys.stderr)
+        return 2
+    code: int = globals()[f"_dynamics_{args[0]}"](args[1:])
+    return code
+
+
+def _dynamics_check(args: list[str]) -> int:
+    from siamscope import options
+
+    given = _parse(options.DynamicsCheck, "dynamics check", args, text=DYNAMICS["check"])
+    from siamscope.workflow import dynamics
+
+    rows = dynamics.check(given.only, seed=given.seed, configurations=given.configurations)
+    print(json.dumps(dynamics.facts(rows, given.seed), allow_nan=False) if given.json else dynamics.table(rows))
+    return 1 if dynamics.failed(rows) else 0
+
+
 def _methods(args: list[str]) -> int:
     from siamscope import options
 
@@ -269,10 +299,11 @@ def _data(args: list[str]) -> int:
 # ------------------------------------------------------------------------------------------ parsing
 
 
-def _parse(kind: type[Any], name: str, args: list[str], default: Any = None) -> Any:
+def _parse(kind: type[Any], name: str, args: list[str], default: Any = None, text: str | None = None) -> Any:
     import tyro
 
-    return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=COMMANDS[name] + ".", default=default)
+    about = (text or COMMANDS[name]) + "."
+    return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=about, default=default)
 
 
 def _layered(args: list[str], usual: str | None = None) -> Recipe:

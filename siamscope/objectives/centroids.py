@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
+from siamscope.objectives.pairs import partners
 from siamscope.objectives.terms import GradientTerms
 
 
@@ -72,23 +72,6 @@ class Centroids(Objective):
             negative = negative - weight * spread.inverse_root(u[view])
         scale = share / (4 * (len(u[view]) if self.per_sample else 1))
         return GradientTerms(positive, negative, positive.new_ones(()), scale)
-
-
-def partners(
-    online: Sequence[Tensor], target: Sequence[Tensor], view: int, *, shared: bool = False
-) -> tuple[float, list[tuple[Tensor, float]]]:
-    """What view `view` is paired with: the share of all pairs that it is in as online view, and (embeddings, weight).
-
-    The weights add up to 1 (or to 2 with `shared`, where the view is a target as well; a partner that it meets in both
-    roles comes once). A view that is the only target has no pair as online view: its share is then that of one pair.
-    """
-    pairs = list(ordered_pairs(len(online), len(target)))
-    met = Counter(j for i, j in pairs if i == view)
-    count = max(1, met.total())
-    if shared:
-        met.update(i for i, j in pairs if j == view)
-    views = online if shared else target
-    return count / len(pairs), [(views[k], times / count) for k, times in met.items()]
 
 
 class _Spectrum:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
-from siamscope.objectives.centroids import partners
+from siamscope.objectives.pairs import partners
 from siamscope.objectives.terms import GradientTerms
 
 RANGE = 3.0

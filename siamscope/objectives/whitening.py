@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
-from siamscope.objectives.centroids import partners
+from siamscope.objectives.pairs import partners
 from siamscope.objectives.terms import GradientTerms
 
 SMALLEST_NORM = 1e-6

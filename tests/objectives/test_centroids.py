@@ -6,7 +6,7 @@ from draws import draws, unit
 from ranks import mean_over_ranks
 
 from siamscope.objectives import Centroids, ObjectiveError, create
-from siamscope.objectives.centroids import partners
+from siamscope.objectives.pairs import partners
 
 
 def by_svd(online, target):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
-from siamscope.objectives.statistics import mean_of, partners, square_norm, weighted_rows, whole_batch
+from siamscope.objectives.pairs import partners, weighted_mean
+from siamscope.objectives.statistics import square_norm, weighted_rows, whole_batch
 from siamscope.objectives.terms import GradientTerms
 
 
@@ -77,7 +78,7 @@ class Covariance(Objective):
         the weights are not divided by it. Source: Tao et al. 2022 (arXiv:2112.05141), with `std` as the code has it.
         """
         u, t = checked(online, target, batch=2)
-        others = partners(u, t, view, shared)
+        share, others = partners(u, t, view, shared=shared)
         mine = u[view]
         n, d = mine.shape
         unit = self.invariance or 1.0
@@ -88,12 +89,12 @@ class Covariance(Objective):
             push = self.invariance / unit * mine - self._shrink(centred, unit) * centred
             if weight:
                 push = push + weight / n * weighted_rows(centred, centred, centred)
-        pairs = len(list(ordered_pairs(len(u), len(t))))
+        pull, total = weighted_mean(others, mine)
         return GradientTerms(
-            mean_of(others, mine) * (self.invariance / unit),
+            pull * (self.invariance / unit),
             push / balance,
             torch.full((), balance, dtype=mine.dtype, device=mine.device),
-            2 * unit * len(others) / (pairs * n * d),
+            2 * unit * share * total / (n * d),
         )
 
     def _shrink(self, centred: Tensor, unit: float) -> Tensor:

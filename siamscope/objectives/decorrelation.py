@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
-from siamscope.objectives.statistics import mean_of, partners, square_norm, weighted_rows, whole_batch
+from siamscope.objectives.pairs import partners, weighted_mean
+from siamscope.objectives.statistics import square_norm, weighted_rows, whole_batch
 from siamscope.objectives.terms import GradientTerms
 
 
@@ -63,14 +64,13 @@ class Decorrelation(Objective):
         with respect to the normalised features. Source: Tao et al. 2022 (arXiv:2112.05141), feature decorrelation.
         """
         u, t = checked(online, target, batch=2)
-        others = partners(u, t, view, shared)
+        share, others = partners(u, t, view, shared=shared)
         n, mine = len(u[0]), u[view]
-        pairs = len(list(ordered_pairs(len(u), len(t))))
         with torch.autocast(mine.device.type, enabled=False):
-            positive = mean_of([self._pull(mine, other) for other in others], mine)
-            negative = mean_of([weighted_rows(other, other, mine) / n for other in others], mine)
+            positive, total = weighted_mean([(self._pull(mine, other), weight) for other, weight in others], mine)
+            negative, _ = weighted_mean([(weighted_rows(z, z, mine) / n, weight) for z, weight in others], mine)
         balance = torch.full((), self.balance, dtype=mine.dtype, device=mine.device)
-        return GradientTerms(positive, negative, balance, 2 * len(others) / (pairs * n))
+        return GradientTerms(positive, negative, balance, 2 * share * total / n)
 
     def _pull(self, u: Tensor, t: Tensor) -> Tensor:
         if self.form == "trace":

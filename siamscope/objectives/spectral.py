@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives.base import Group, Objective, ObjectiveError, checked, ordered_pairs
-from siamscope.objectives.statistics import Correlation, mean_of, partners
+from siamscope.objectives.pairs import partners, weighted_mean
+from siamscope.objectives.statistics import Correlation
 from siamscope.objectives.terms import GradientTerms
 
 Phi = Literal["identity", "inverse", "inverse-sqrt", "log"]
@@ -107,13 +108,13 @@ class Spectral(Objective):
         half of that for two views.
         """
         u, t = checked(online, target)
-        pulls = partners(u, t, view, shared)
-        pairs = len(list(ordered_pairs(len(u), len(t))))
-        pushes = len(t) - (view < len(t))  # pairs in which the view is the online one
-        balance = torch.full((), self.balance * pushes / max(len(pulls), 1), dtype=u[0].dtype, device=u[0].device)
+        share, pulls = partners(u, t, view, shared=shared)
+        positive, total = weighted_mean(pulls, u[view])
+        pushed = len(t) > (view < len(t))  # whether the view is the online one of any pair
+        balance = torch.full((), self.balance * pushed / (total or 1), dtype=u[0].dtype, device=u[0].device)
         with torch.autocast(u[0].device.type, enabled=False):
             negative = self._push(self._centre(u[view]))
-        return GradientTerms(mean_of(pulls, u[view]), negative, balance, len(pulls) / (pairs * len(u[0])))
+        return GradientTerms(positive, negative, balance, share * total / len(u[0]))
 
 
 def spectral_function(matrix: Tensor, phi: Phi, eps: float) -> Tensor:

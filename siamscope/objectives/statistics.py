@@ -125,23 +125,3 @@ def whole_batch(group: Group, branches: Sequence[Sequence[Tensor]], batch: int) 
     if samples < batch:
         raise ObjectiveError(f"online: this objective needs at least {batch} samples a batch, got {samples}")
     return [[gathered[id(z)] for z in branch] for branch in branches]
-
-
-def partners(online: Sequence[Tensor], target: Sequence[Tensor], view: int, shared: bool) -> list[Tensor]:
-    """What `online[view]` is paired with: the other views' targets, and with `shared` also the online views whose
-    target it is. A loss that is symmetric in its pair has the same gradient in both roles.
-
-    Raises:
-        ObjectiveError: no such view.
-    """
-    if not 0 <= view < len(online):
-        raise ObjectiveError(f"view must lie in 0..{len(online) - 1}, got {view}")
-    found = [t for j, t in enumerate(target) if j != view]
-    if shared and view < len(target):
-        found += [u for i, u in enumerate(online) if i != view]
-    return found
-
-
-def mean_of(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Their mean; zeros when there are none."""
-    return torch.stack(list(tensors)).mean(0) if tensors else torch.zeros_like(like)

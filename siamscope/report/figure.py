@@ -32,15 +32,23 @@ def overview(run_dir: str | Path, out: str | Path, dpi: int = 150) -> Path:
     _views(left, run)
     _curve(middle, run)
     _map(right, run)
+    return save_png(figure, Path(out), dpi)
+
+
+def save_png(figure: Any, out: Path, dpi: int) -> Path:
+    """Write a figure of matplotlib's as PNG, whole or not at all; the folder is made.
+
+    Raises:
+        ReportError: the file cannot be written.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    target = Path(out)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda stream: stream.write(buffer.getbuffer()))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, lambda stream: stream.write(buffer.getbuffer()))
     except OSError as error:
-        raise ReportError(f"Cannot write {target}: {error.strerror}. Choose another place.") from error
-    return target
+        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place.") from error
+    return out
 
 
 def _views(axes: Any, run: RunData) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from siamscope.files import write_atomically
-from siamscope.report.errors import ReportError
+from siamscope.report.figure import save_png
 from siamscope.report.gradients_read import Gradients
 from siamscope.report.metrics import FloatArray
 
@@ -42,13 +40,7 @@ def write_png(found: Gradients, out: Path, dpi: int = 150) -> Path:
         _strip(panels[2], found, "cosine", f"cosine with {found.reference}")
     _escape(panels[-1], found)
     _rows(panels, found)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    try:
-        write_atomically(out, lambda stream: stream.write(buffer.getbuffer()))
-    except OSError as error:
-        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from error
-    return out
+    return save_png(figure, out, dpi)
 
 
 def moment(found: Gradients, step: int) -> str:

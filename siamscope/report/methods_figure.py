@@ -5,7 +5,6 @@ The same lines are drawn as PNG (for a README or a slide) and as inline SVG in t
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from siamscope.files import write_atomically
-from siamscope.report.errors import ReportError
+from siamscope.report.figure import save_png
 from siamscope.report.markup import Html, join, tag
 from siamscope.report.scale import Scale, limits
 from siamscope.report.svg import legend
@@ -143,13 +141,7 @@ def write_png(facts: Mapping[str, Any], out: Path, dpi: int = 150) -> Path:
     axes.set_title(title, fontsize=10, loc="left", pad=8 + 10 * len(drawn.baselines))
     if any(line.marks for line in drawn.lines):
         figure.legend(*axes.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower right", ncols=2)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    try:
-        write_atomically(out, lambda stream: stream.write(buffer.getbuffer()))
-    except OSError as error:
-        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from error
-    return out
+    return save_png(figure, out, dpi)
 
 
 def _draw(axes: Any, drawn: Picture) -> None:

@@ -21,13 +21,9 @@ COMMANDS = {
     "report": "write the report of a run, or of several side by side",
     "compare": "all methods under one recipe, several seeds: table, figure and page",
     "gradients": "every method's gradient on the same embeddings, also over the course of a run",
-    "dynamics": "the theory of collapse as a laboratory: its theorems checked with numbers",
+    "dynamics": "the theory of collapse as a laboratory: check, draw, explore, predict",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
-}
-
-DYNAMICS = {
-    "check": "every theorem, identity, threshold and erratum on random configurations",
 }
 
 EXIT_CODES = """exit codes:
@@ -235,27 +231,15 @@ def _gradients(args: list[str]) -> int:
 
 def _dynamics(args: list[str]) -> int:
     """`siamscope dynamics NAME ...`; alone, the list of names."""
+    from siamscope import cli_dynamics
+
     if not args or args[0] in ("-h", "--help"):
-        width = max(map(len, DYNAMICS))
-        print("usage: siamscope dynamics COMMAND ...\n\n" + COMMANDS["dynamics"] + ".\n\ncommands:")
-        print("\n".join(f"  {name:<{width}}  {text}" for name, text in DYNAMICS.items()))
+        print(cli_dynamics.overview(COMMANDS["dynamics"]))
         return 0
-    if args[0] not in DYNAMICS:
-        print(f"siamscope dynamics: {_unknown(args[0], DYNAMICS, 'siamscope dynamics')}", file=sys.stderr)
+    if args[0] not in cli_dynamics.COMMANDS:
+        print(f"siamscope dynamics: {_unknown(args[0], cli_dynamics.COMMANDS, 'siamscope dynamics')}", file=sys.stderr)
         return 2
-    code: int = globals()[f"_dynamics_{args[0]}"](args[1:])
-    return code
-
-
-def _dynamics_check(args: list[str]) -> int:
-    from siamscope import options
-
-    given = _parse(options.DynamicsCheck, "dynamics check", args, text=DYNAMICS["check"])
-    from siamscope.workflow import dynamics
-
-    rows = dynamics.check(given.only, seed=given.seed, configurations=given.configurations)
-    print(json.dumps(dynamics.facts(rows, given.seed), allow_nan=False) if given.json else dynamics.table(rows))
-    return 1 if dynamics.failed(rows) else 0
+    return cli_dynamics.run(args[0], args[1:])
 
 
 def _methods(args: list[str]) -> int:
@@ -299,11 +283,10 @@ def _data(args: list[str]) -> int:
 # ------------------------------------------------------------------------------------------ parsing
 
 
-def _parse(kind: type[Any], name: str, args: list[str], default: Any = None, text: str | None = None) -> Any:
+def _parse(kind: type[Any], name: str, args: list[str], default: Any = None) -> Any:
     import tyro
 
-    about = (text or COMMANDS[name]) + "."
-    return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=about, default=default)
+    return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=COMMANDS[name] + ".", default=default)
 
 
 def _layered(args: list[str], usual: str | None = None) -> Recipe:

@@ -185,20 +185,6 @@ class Gradients(Recipe):
     """Print the figures as JSON."""
 
 
-@dataclass(frozen=True)
-class DynamicsCheck:
-    """Options of `siamscope dynamics check`. Exit code 0 if all checks pass, 1 if one fails, 2 for bad input."""
-
-    only: str = "*"
-    """Ids or patterns with commas between them, as A3* or A7,A8.*; without it, all."""
-    seed: int = 0
-    """Seed of the random configurations; another one draws others."""
-    configurations: int = 5
-    """Random configurations for each check; the worst one counts."""
-    json: bool = False
-    """Print the table as JSON."""
-
-
 def gradients_default(path: str | None, recipe: Recipe) -> Gradients:
     """Defaults of `gradients`: a run directory's own recipe, else the one given."""
     out: Gradients = with_recipe(Gradients, _recipe_at(path) or recipe)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "views": set(),
     "networks": {"files"},
     "evaluation": set(),
-    "report": {"files"},
+    "report": {"files", "dynamics"},
     "data": set(),
     "training": {
         "objectives", "gradients", "collapse", "views", "networks", "evaluation", "data", "recipe", "sections",

@@ -1,18 +1,36 @@
-"""`siamscope dynamics`: what there is, and the theorems as checks."""
+"""`siamscope dynamics check`: the theorems as checks."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from siamscope.dynamics import checks
 from siamscope.dynamics.checks import Row
+from siamscope.workflow.dynamics.answer import Answer
 
 
-def check(only: str = "*", *, seed: int = 0, configurations: int = 5) -> list[Row]:
+@dataclass(frozen=True)
+class Options:
+    """Exit code 0 if all checks pass, 1 if one fails, 2 for bad input."""
+
+    only: str = "*"
+    """Ids or patterns with commas between them, as A3* or A7,A8.*; without it, all."""
+    seed: int = 0
+    """Seed of the random configurations; another one draws others."""
+    configurations: int = 5
+    """Random configurations for each check; the worst one counts."""
+    json: bool = False
+    """Print the table as JSON."""
+
+
+def run(options: Options) -> Answer:
     """Every claim of the theory whose id matches `only`; see `siamscope.dynamics.checks`."""
-    return checks.run(only, seed=seed, configurations=configurations)
+    rows = checks.run(options.only, seed=options.seed, configurations=options.configurations)
+    text = json.dumps(facts(rows, options.seed), allow_nan=False) if options.json else table(rows)
+    return Answer(text, 1 if failed(rows) else 0)
 
 
 def facts(rows: list[Row], seed: int) -> dict[str, Any]:

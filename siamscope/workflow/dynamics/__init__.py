@@ -1,0 +1,1 @@
+"""What `siamscope dynamics` does: a module for each command, with its `Options` and `run`."""

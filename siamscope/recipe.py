@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from siamscope import methods
 from siamscope.data.config import DataConfig
+from siamscope.networks.catalogue import FLAT
 from siamscope.row import Method
 from siamscope.sections import EvaluationConfig, MonitorConfig, NetworkConfig, OptimConfig, TrainConfig, ViewsConfig
 
@@ -217,6 +218,10 @@ def validate(recipe: Recipe) -> None:
 def _views(recipe: Recipe) -> typing.Iterator[str]:
     """What CutMix and multi-crop do not go with."""
     config = recipe.views
+    if config.local_crops and recipe.network.backbone in FLAT:
+        yield (
+            f"views.local_crops must be 0 with network.backbone {recipe.network.backbone!r}, which takes one image size"
+        )
     if config.local_crops and config.local_min > config.local_max:
         yield f"views.local_min must be at most views.local_max, got {config.local_min} and {config.local_max}"
     if not config.cutmix:

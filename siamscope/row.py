@@ -32,7 +32,7 @@ class Head:
     """A multi-layer perceptron as data: `layers - 1` times (linear, norm, ReLU), then (linear, last norm)."""
 
     layers: int = 2
-    """Linear layers."""
+    """Linear layers; a projector of 0 layers is the identity, and then embeddings are the backbone's features."""
     hidden: int = 2048
     """Width of the hidden layers."""
     out: int = 2048
@@ -234,10 +234,10 @@ def _out_of_range(m: Method) -> Iterator[str]:
     for name, value in counts.items():
         if value < 1:
             yield f"{name} must be at least 1, got {value}"
-    for name in ("projector", "predictor_head"):
+    for name, least in (("projector", 0), ("predictor_head", 1)):
         head: Head = getattr(m, name)
-        if min(head.layers, head.hidden, head.out) < 1:
-            yield f"{name}: layers, hidden and out must be at least 1, got {head}"
+        if head.layers < least or min(head.hidden, head.out) < 1:
+            yield f"{name}: hidden and out must be at least 1, layers at least {least}, got {head}"
 
 
 # ------------------------------------------------------------------------------- which cells a row reads

@@ -50,9 +50,9 @@ class NetworkConfig:
     """The encoder that is trained and exported."""
 
     backbone: Annotated[str, arg(aliases=("--backbone",))] = "resnet8"
-    """resnet8, resnet18, resnet20, resnet34, resnet50, or timm:NAME (extra)."""
+    """resnet8, resnet18, resnet20, resnet34, resnet50, linear or mlp (flattened pixels), or timm:NAME (extra)."""
     width: Annotated[float, arg(aliases=("--width",))] = _range(1.0, 0.05, 16)
-    """Multiplier on the number of channels."""
+    """Multiplier on the number of channels (linear: of 64 features; mlp: of 256 hidden units and 128 features)."""
     stem: Literal["cifar", "cifar-pad2", "imagenet"] = "cifar"
     """First layers: for small images (3x3, stride 1), or for large ones (7x7, stride 2, max-pool)."""
     zero_init_residual: bool = True

@@ -4,6 +4,7 @@ from typing import Any
 
 from siamscope.networks.backbone import Adapter, Backbone, BackboneSpec, dry_run
 from siamscope.networks.catalogue import (
+    FLAT,
     TIMM_PREFIX,
     Stem,
     check_stem,
@@ -12,6 +13,7 @@ from siamscope.networks.catalogue import (
     suggestion,
 )
 from siamscope.networks.errors import NetworkError
+from siamscope.networks.flat import Flat
 from siamscope.networks.resnet import ResNet
 
 
@@ -27,16 +29,19 @@ def create(
     """An untrained backbone, initialised from torch's global generator (so `torch.manual_seed` reproduces it).
 
     Args:
-        name: one of `list_backbones()`, or ``timm:NAME`` (needs the extra ``timm``; stem and zero-init do not apply).
+        name: one of `list_backbones()`, or ``timm:NAME`` (needs the extra ``timm``). Stem and zero-init apply to the
+            ResNets only.
         in_channels: channels of the images, any number.
-        width: multiplies every channel count (None is 1), rounded by `catalogue.scale_channels`; feature_dim follows.
+        width: multiplies every channel count (None is 1), rounded by `catalogue.scale_channels` (`linear` and `mlp`: to
+            whole numbers); feature_dim follows.
         stem: ``cifar`` for small images, ``imagenet`` for large ones, ``cifar-pad2`` for some published tables.
         zero_init_residual: each residual block starts as its shortcut.
         input_size: side of the square images in pixels. The ResNets take any size and only remember it (for export);
-            timm's models with a fixed size are built for it.
+            `linear`, `mlp` and timm's models with a fixed size are built for it.
 
     Raises:
-        NetworkError: unknown name or stem (with the nearest valid one), width not positive, no channels, timm missing.
+        NetworkError: unknown name or stem (with the nearest valid one), width not positive, no channels, timm missing,
+            or no input_size where it is needed.
     """
     if in_channels < 1:
         raise NetworkError(f"in_channels must be at least 1, got {in_channels}")
@@ -46,8 +51,11 @@ def create(
         if width not in (None, 1):
             raise NetworkError(f"{name} has no width multiplier; leave width out, or name a wider timm model")
         return _create_timm(name, in_channels, input_size)
+    scale = 1.0 if width is None else float(width)
+    if name in FLAT:
+        return Flat(BackboneSpec(name, in_channels, scale, None, input_size))
     check_stem(stem)
-    spec = BackboneSpec(name, in_channels, 1.0 if width is None else float(width), stem, input_size)
+    spec = BackboneSpec(name, in_channels, scale, stem, input_size)
     return ResNet(lookup(name), spec, zero_init_residual=zero_init_residual)
 
 

@@ -42,18 +42,22 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+FLAT: dict[str, tuple[int, ...]] = {"linear": (64,), "mlp": (256, 128)}
+"""Fully connected nets (`siamscope.networks.flat`): hidden units and features at width 1. They take one image size."""
+
+
 def list_backbones(pattern: str = "*") -> list[str]:
     """Names that `create` takes and that match a shell pattern, in the table's order; ``timm:*`` lists timm's."""
     if pattern.startswith(TIMM_PREFIX):
         found: list[str] = import_timm().list_models(pattern.removeprefix(TIMM_PREFIX))
         return [TIMM_PREFIX + name for name in found]
-    return [name for name in ARCHITECTURES if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in (*ARCHITECTURES, *FLAT) if fnmatch.fnmatchcase(name, pattern)]
 
 
 def lookup(name: str) -> Architecture:
-    """The row of a name; NetworkError with the nearest valid name otherwise."""
+    """The row of a ResNet's name; NetworkError with the nearest valid name otherwise."""
     if name not in ARCHITECTURES:
-        raise NetworkError(f"unknown backbone {name!r}{suggestion(name, ARCHITECTURES)} or timm:NAME")
+        raise NetworkError(f"unknown backbone {name!r}{suggestion(name, (*ARCHITECTURES, *FLAT))} or timm:NAME")
     return ARCHITECTURES[name]
 
 
@@ -75,11 +79,21 @@ def scale_channels(channels: int, width: float) -> int:
 
     A width of exactly 1 changes nothing, whatever the number of channels.
     """
-    if not math.isfinite(width) or width <= 0:
-        raise NetworkError(f"width must be a positive number, got {width!r}")
+    _positive(width)
     if width == 1:
         return channels
     return max(1, math.floor(channels * width / CHANNEL_MULTIPLE + 0.5)) * CHANNEL_MULTIPLE
+
+
+def flat_widths(name: str, width: float) -> tuple[int, ...]:
+    """Widths of the layers of a fully connected net, times ``width``, to the nearest whole number (at least 1)."""
+    _positive(width)
+    return tuple(max(1, math.floor(units * width + 0.5)) for units in FLAT[name])
+
+
+def _positive(width: float) -> None:
+    if not math.isfinite(width) or width <= 0:
+        raise NetworkError(f"width must be a positive number, got {width!r}")
 
 
 def import_timm() -> Any:

@@ -24,7 +24,7 @@ import siamscope
 from siamscope.files import write_atomically
 from siamscope.networks.backbone import Backbone, BackboneSpec
 from siamscope.networks.build import create
-from siamscope.networks.catalogue import ARCHITECTURES, STEMS, TIMM_PREFIX, suggestion
+from siamscope.networks.catalogue import ARCHITECTURES, FLAT, STEMS, TIMM_PREFIX, suggestion
 from siamscope.networks.errors import NetworkError
 
 KIND = "siamscope-encoder"
@@ -105,6 +105,9 @@ def _describe(backbone: Backbone, meta: dict[str, Any]) -> dict[str, Any]:
     mean, std = (_per_channel(field, meta.pop(field, None), spec.in_channels) for field in ("mean", "std"))
     if (mean is None) != (std is None) or (std is not None and min(std) <= 0):
         raise NetworkError(f"mean and std belong together, and std is positive; got mean={mean}, std={std}")
+    side = meta.pop("input_size", spec.input_size)
+    if spec.name in FLAT and side != spec.input_size:
+        raise NetworkError(f"{spec.name} takes images of {spec.input_size} pixels only; meta says input_size={side!r}")
     return {
         "kind": KIND,
         "version": VERSION,
@@ -114,7 +117,7 @@ def _describe(backbone: Backbone, meta: dict[str, Any]) -> dict[str, Any]:
         "stem": spec.stem,
         "in_channels": spec.in_channels,
         "feature_dim": backbone.feature_dim,
-        "input_size": meta.pop("input_size", spec.input_size),
+        "input_size": side,
         "normalisation": None if mean is None else {"mean": mean, "std": std},
         **meta,
     }
@@ -184,14 +187,17 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 def _build(meta: dict[str, Any], path: Path) -> Backbone:
     name, stem = meta.get("architecture"), meta.get("stem")
-    if not isinstance(name, str) or not (name in ARCHITECTURES or name.startswith(TIMM_PREFIX) or name == "custom"):
-        raise NetworkError(f"{path}: unknown architecture {name!r}{suggestion(str(name), ARCHITECTURES)}")
+    known = (*ARCHITECTURES, *FLAT)
+    if not isinstance(name, str) or not (name in known or name.startswith(TIMM_PREFIX) or name == "custom"):
+        raise NetworkError(f"{path}: unknown architecture {name!r}{suggestion(str(name), known)}")
     if name == "custom":
         raise NetworkError(
             f"{path} is of a wrapped module, which the file cannot rebuild; give it: load_encoder(path, backbone)"
         )
     if name in ARCHITECTURES and stem not in STEMS:
         raise NetworkError(f"{path}: unknown stem {stem!r}{suggestion(str(stem), STEMS)}")
+    if name in FLAT and meta.get("input_size") is None:
+        raise NetworkError(f"{path}: field 'input_size' is missing; {name} takes one image size only")
     spec = BackboneSpec(name, _number(meta, "in_channels", path), _width(meta, path), stem, _size(meta, path))
     if name.startswith(TIMM_PREFIX):
         with torch.random.fork_rng(devices=[]):
@@ -205,11 +211,10 @@ def _build(meta: dict[str, Any], path: Path) -> Backbone:
 
 
 def _create(spec: BackboneSpec) -> Backbone:
-    native = spec.stem is not None
     return create(
         spec.name,
         in_channels=spec.in_channels or 3,
-        width=spec.width if native else None,
+        width=None if spec.name.startswith(TIMM_PREFIX) else spec.width,
         stem=spec.stem or "cifar",
         input_size=spec.input_size,
     )

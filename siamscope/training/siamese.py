@@ -51,11 +51,11 @@ class Siamese(nn.Module):
         self.row = row
         self.group = group or Group()
         self.online = Branch(backbone, mlp(feature_dim, layers(row.projector)))
-        width = row.projector.out
+        width = row.projector.out if row.projector.layers else feature_dim
         self.predictor = _predictor(row, width, self.group)
         self.target = frozen_copy(self.online) if row.target == "momentum" else None
         self.objective = build_objective(row, width, self.group)
-        self.normalise = _normaliser(row, self.objective.unit_length)
+        self.normalise = _normaliser(row, self.objective.unit_length, width)
         self.pending: tuple[list[Tensor], list[Tensor]] | None = None
 
     def forward(self, views: Sequence[Tensor], mix: Mix | None = None) -> Tensor:
@@ -139,7 +139,7 @@ def layers(head: Head) -> tuple[LayerSpec, ...]:
     """A head of the table as the layers of an MLP; a bias before a batch norm is left out: the norm removes it."""
     hidden = LayerSpec(head.hidden, bias=head.norm == "none", norm=head.norm, activation="relu")
     last = LayerSpec(head.out, bias=head.last_bias and head.last_norm == "none", norm=head.last_norm, activation="none")
-    return (hidden,) * (head.layers - 1) + (last,)
+    return (hidden,) * (head.layers - 1) + (last,) if head.layers else ()
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -163,14 +163,14 @@ class _UnitLength(nn.Module):
         return F.normalize(z, dim=1, eps=1e-6)
 
 
-def _normaliser(row: Method, unit_length: bool) -> nn.Module:
+def _normaliser(row: Method, unit_length: bool, width: int) -> nn.Module:
     if row.normalise == "l2":
         return _UnitLength()
     if row.normalise == "none":
         return nn.Identity()
-    norm = nn.BatchNorm1d(row.projector.out, eps=1e-5, affine=False, track_running_stats=False)
+    norm = nn.BatchNorm1d(width, eps=1e-5, affine=False, track_running_stats=False)
     # Divided by sqrt(d), a product of two embeddings is a correlation between -1 and 1, as for unit vectors.
-    return nn.Sequential(norm, _Scale(row.projector.out**-0.5)) if unit_length else nn.Sequential(norm)
+    return nn.Sequential(norm, _Scale(width**-0.5)) if unit_length else nn.Sequential(norm)
 
 
 class _Scale(nn.Module):

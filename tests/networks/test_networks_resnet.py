@@ -167,6 +167,6 @@ def test_unknown_names_suggest_the_nearest():
         networks.create("resnet81")
     with pytest.raises(networks.NetworkError, match="did you mean 'imagenet'"):
         networks.create("resnet8", stem="imagnet")
-    assert networks.list_backbones() == ["resnet8", "resnet20", "resnet18", "resnet34", "resnet50"]
+    assert networks.list_backbones() == ["resnet8", "resnet20", "resnet18", "resnet34", "resnet50", "linear", "mlp"]
     assert networks.list_backbones("*[58]*0") == ["resnet50"]
     assert networks.list_backbones("vit*") == []

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from siamscope.recipe import Recipe
     from siamscope.workflow.train import Finished
 
 COMMANDS = {
@@ -101,7 +100,7 @@ def _train(args: list[str]) -> int:
     from siamscope import options
     from siamscope.row import not_read
 
-    given = _parse(options.Train, "train", args, options.with_recipe(options.Train, _layered(args)))
+    given = _parse(options.Train, "train", args, options.with_recipe(options.Train, options.layered(args)))
     recipe = options.recipe_of(given)
     if given.source:
         recipe = replace(recipe, data=replace(recipe.data, source=given.source))
@@ -150,8 +149,8 @@ def _evaluate(args: list[str]) -> int:
     from siamscope import options
 
     args = _data_alias(args)
-    source = _peek(args, "--data.source")
-    default = options.evaluate_default(_positional(args), source)
+    source = options.peek(args, "--data.source")
+    default = options.evaluate_default(options.positional(args), source)
     given = _parse(options.Evaluate, "evaluate", args, default)
     from siamscope.workflow.encoder import evaluate
 
@@ -167,7 +166,7 @@ def _evaluate(args: list[str]) -> int:
 def _embed(args: list[str]) -> int:
     from siamscope import options
 
-    given = _parse(options.Embed, "embed", args, options.embed_default(_positional(args)))
+    given = _parse(options.Embed, "embed", args, options.embed_default(options.positional(args)))
     from siamscope.workflow.encoder import embed
 
     data = replace(given.data, source=given.source)
@@ -195,11 +194,13 @@ def _report(args: list[str]) -> int:
 def _compare(args: list[str]) -> int:
     from siamscope import options
 
-    if _peek(args, "--method", "--method.name"):
+    if options.peek(args, "--method", "--method.name"):
         print("siamscope compare: --method names one row; did you mean --methods?", file=sys.stderr)
         return 2
 
-    given = _parse(options.Compare, "compare", args, options.with_recipe(options.Compare, _layered(args, "compare")))
+    given = _parse(
+        options.Compare, "compare", args, options.with_recipe(options.Compare, options.layered(args, "compare"))
+    )
     from siamscope.workflow.compare import compare
 
     recipe, cells = options.recipe_of(given), options.cells_named(args)
@@ -216,7 +217,7 @@ def _compare(args: list[str]) -> int:
 def _gradients(args: list[str]) -> int:
     from siamscope import options
 
-    default = options.gradients_default(_positional(args), _layered(args))
+    default = options.gradients_default(options.positional(args), options.layered(args))
     given = _parse(options.Gradients, "gradients", args, default)
     from siamscope.workflow.gradients import gradients
 
@@ -265,7 +266,7 @@ def _methods(args: list[str]) -> int:
 def _data(args: list[str]) -> int:
     from siamscope import options
 
-    given = _parse(options.Data, "data", args, options.with_recipe(options.Data, _layered(args)))
+    given = _parse(options.Data, "data", args, options.with_recipe(options.Data, options.layered(args)))
     recipe = options.recipe_of(given)
     if given.source:
         recipe = replace(recipe, data=replace(recipe.data, source=given.source))
@@ -287,28 +288,6 @@ def _parse(kind: type[Any], name: str, args: list[str], default: Any = None) -> 
     import tyro
 
     return tyro.cli(kind, args=args, prog=f"siamscope {name}", description=COMMANDS[name] + ".", default=default)
-
-
-def _layered(args: list[str], usual: str | None = None) -> Recipe:
-    """The recipe under the command line: the shipped one of the method, then the user's file (or the `usual` one)."""
-    from siamscope import recipe as recipes
-
-    file, method = _peek(args, "--recipe") or usual, _peek(args, "--method", "--method.name")
-    return recipes.layered(file, method)
-
-
-def _peek(args: list[str], *names: str) -> str | None:
-    """The value of an option before the parser runs, since the defaults of the others depend on it."""
-    for i, word in enumerate(args):
-        key, equals, value = word.partition("=")
-        if key in names:
-            return value if equals else args[i + 1] if i + 1 < len(args) else None
-    return None
-
-
-def _positional(args: list[str]) -> str | None:
-    """The first word, if it is no option: the encoder, whose own settings are the defaults."""
-    return args[0] if args and not args[0].startswith("-") else None
 
 
 def _data_alias(args: list[str]) -> list[str]:

@@ -230,6 +230,26 @@ def _as_taken(path: str, source: str) -> DataConfig:
         return DataConfig(source)
 
 
+def layered(args: list[str], usual: str | None = None) -> Recipe:
+    """The recipe under the command line: the shipped one of the method, then the user's file (or the `usual` one)."""
+    file, method = peek(args, "--recipe") or usual, peek(args, "--method", "--method.name")
+    return recipes.layered(file, method)
+
+
+def peek(args: list[str], *names: str) -> str | None:
+    """The value of an option before the parser runs, since the defaults of the others depend on it."""
+    for i, word in enumerate(args):
+        key, equals, value = word.partition("=")
+        if key in names:
+            return value if equals else args[i + 1] if i + 1 < len(args) else None
+    return None
+
+
+def positional(args: list[str]) -> str | None:
+    """The first word, if it is no option: the encoder or run, whose own settings are the defaults."""
+    return args[0] if args and not args[0].startswith("-") else None
+
+
 def with_recipe(kind: type[Any], recipe: Recipe) -> Any:
     """Defaults of a command that inherits the recipe's fields."""
     return kind(**{item.name: getattr(recipe, item.name) for item in fields(Recipe)})

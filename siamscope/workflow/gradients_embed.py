@@ -17,12 +17,12 @@ from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir
 from siamscope.training import checkpoint
 from siamscope.training.build import Normalisation, build_model, specs_of
-from siamscope.training.checkpoint import Checkpoint, CheckpointError
 from siamscope.training.distributed import choose_device
 from siamscope.training.progress import Reporter
 from siamscope.training.siamese import Branch, Siamese
 from siamscope.workflow.gradients_rows import Embeddings, Views
 from siamscope.workflow.opening import opened
+from siamscope.workflow.points import readable
 from siamscope.workflow.train import normalisation
 
 OTHERS = 4
@@ -101,7 +101,7 @@ def _of_run(run: RunDir, recipe: Recipe, count: int, batches: int, reporter: Rep
     changed = [name for name in ("network", "method") if getattr(recipe, name) != getattr(own, name)]
     if changed:
         raise GradientsError(f"{run.path} was trained with its own {' and '.join(changed)}; leave those options out")
-    points = _checkpoints(run, own, reporter)  # before the data are opened: a damaged run fails at once
+    points = readable(run, own, reporter)  # before the data are opened: a damaged run fails at once
     images = Images.of(recipe, count, batches, reporter)
 
     def moments() -> Iterator[Moment]:
@@ -118,30 +118,6 @@ def _of_run(run: RunDir, recipe: Recipe, count: int, batches: int, reporter: Rep
                 reporter.say(f"{label}: the embeddings are not finite; left out")
 
     return Origin("run", run.path.name, images.recipe, moments)
-
-
-def _checkpoints(run: RunDir, recipe: Recipe, reporter: Reporter) -> list[tuple[int, str, Path]]:
-    """(step, file name, path) of every readable checkpoint, each step once.
-
-    Raises:
-        CheckpointError: none can be read.
-    """
-    paths = [*checkpoint.numbered(run), run.checkpoints / "best.pt"]
-    found: dict[int, tuple[int, str, Path]] = {}
-    problems = []
-    for path in (path for path in paths if path.is_file()):
-        try:
-            point: Checkpoint = checkpoint.load(path, recipe)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        found.setdefault(point.step, (point.step, path.name, path))
-    if not found:
-        raise CheckpointError(f"no checkpoint of {run.path} can be read: " + "; ".join(problems))
-    for problem in problems:
-        reporter.say(f"{problem}; left out")
-    found.pop(0, None)  # step 0 is rebuilt from the seed
-    return [found[step] for step in sorted(found)]
 
 
 @dataclass(frozen=True)

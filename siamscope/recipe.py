@@ -208,6 +208,7 @@ def validate(recipe: Recipe) -> None:
     if not recipe.evaluation.ks or min(recipe.evaluation.ks) < 1:
         problems.append(f"evaluation.ks must be whole numbers from 1, got {list(recipe.evaluation.ks)}")
     problems += _views(recipe)
+    problems += _decay(recipe.optim)
     device = recipe.train.device
     if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
         problems.append(f"train.device must be auto, cpu, cuda or cuda:N, got {device!r}")
@@ -233,6 +234,22 @@ def _views(recipe: Recipe) -> typing.Iterator[str]:
             f"views.cutmix pairs neighbours: an even part of a batch is needed, got {recipe.train.batch_size} images"
             + (f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else "")
         )
+
+
+def _decay(config: OptimConfig) -> typing.Iterator[str]:
+    """What the two decays may be."""
+    if -1 < config.predictor_weight_decay < 0:
+        yield (
+            "optim.predictor_weight_decay must be at least 0, or -1 for that of the encoder, "
+            f"got {config.predictor_weight_decay:g}"
+        )
+    if config.decay == "coupled":
+        return
+    if config.name != "sgd":
+        yield f"optim.decay 'per-step' goes with optim.name 'sgd' only, got {config.name!r}"
+    for name in ("weight_decay", "predictor_weight_decay"):
+        if getattr(config, name) > 1:
+            yield f"optim.{name} must be at most 1 with optim.decay 'per-step', got {getattr(config, name):g}"
 
 
 def _out_of_range(instance: Any, prefix: str) -> typing.Iterator[str]:

@@ -72,7 +72,14 @@ class OptimConfig:
     momentum: float = _range(0.9, 0, 1)
     """Momentum of SGD and LARS; the first beta of AdamW."""
     weight_decay: Annotated[float, arg(aliases=("--weight-decay",))] = _range(5e-4, 0)
-    """Weight decay (coupled for SGD and LARS, decoupled for AdamW)."""
+    """Weight decay (SGD: see `decay`; LARS: coupled; AdamW: decoupled, times the rate)."""
+    decay: Literal["coupled", "per-step"] = "coupled"
+    """SGD: add weight_decay * w to the gradient, as torch does, or shrink w by that share at every step, whatever rate
+    and momentum are (the decay of a step, written with a bar in the DirectPred paper; the released code couples)."""
+    predictor_lr: float = _range(1.0, 0)
+    """Rate of the predictor as a share of the encoder's: alpha_p in the theory."""
+    predictor_weight_decay: float = _range(-1.0, -1)
+    """Weight decay of the predictor; -1 = that of the encoder."""
     exclude_norm_and_bias: bool = False
     """Leave biases and normalisation parameters out of weight decay (and of LARS's adaptation)."""
     norm_and_bias_lr: float = _range(1.0, 0)

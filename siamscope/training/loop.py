@@ -145,9 +145,11 @@ class Loop:
 
     def _write_step(self, number: int, loss: float, rate: float, momentum: float, speed: float) -> None:
         record: dict[str, Any] = {"kind": "step", "step": number, "epoch": self.epoch(number), "loss": loss, "lr": rate}
+        config = self.trainer.recipe.optim
         for group in self.trainer.optimizer.param_groups:
-            if group["constant"]:
-                record["lr_predictor"] = group["lr"]
+            of_predictor = group.get("part") == "predictor"  # checkpoints of older versions do not name the part
+            if group["constant"] or (of_predictor and config.predictor_lr != 1):
+                record.setdefault("lr_predictor", group["lr"])
         if self.trainer.model.target is not None:
             record["momentum"] = momentum
         self.run.append_metrics(record | {"images_per_second": round(speed, 1)})

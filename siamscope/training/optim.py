@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from siamscope.recipe import RecipeError
 from siamscope.sections import OptimConfig
 
 
@@ -44,29 +45,68 @@ class LARS(Optimizer):
         w.add_(velocity, alpha=-group["lr"])
 
 
+class PerStepDecay(torch.optim.SGD):
+    """SGD whose groups shrink w by the share `shrink` at every step, whatever the rate and the momentum are:
+
+    v <- m v + g;  w <- (1 - shrink) w - lr v, with the gradient g at the old w. Weights without a gradient stay.
+    Source: the per-step decay of Tian, Chen & Ganguli 2021 (arXiv:2102.06810), eta times the rate; their code's option
+    `predictor_wd`, while its weight_decay is torch's, which the rate multiplies.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            moved = [w for w in group["params"] if w.grad is not None]
+            if moved and group["shrink"]:
+                torch._foreach_mul_(moved, 1 - group["shrink"])
+        super().step()
+
+
 def build(
     config: OptimConfig, encoder: nn.Module, predictor: nn.Module, objective: nn.Module, batch_size: int
 ) -> Optimizer:
     """The optimiser over the trained parameters, in groups: {encoder, predictor, objective} x {decayed, excluded}.
 
-    Every group carries `peak` (its rate after warm-up) and `constant` (whether the schedule leaves it alone).
+    Every group carries `peak` (its rate after warm-up), `constant` (whether the schedule leaves it alone) and `part`
+    (encoder, predictor or objective).
     """
-    peak = config.lr * (batch_size / 256 if config.lr_scaling else 1.0)
+    peak = peak_rate(config, batch_size)
     groups: list[dict[str, Any]] = []
-    for module, constant in ((encoder, False), (predictor, config.constant_predictor_lr), (objective, False)):
+    for part, module in (("encoder", encoder), ("predictor", predictor), ("objective", objective)):
+        of_predictor = part == "predictor"
+        base = peak * config.predictor_lr if of_predictor else peak
+        weight_decay = predictor_weight_decay(config) if of_predictor else config.weight_decay
         decayed, excluded = _split(module.parameters(), config.exclude_norm_and_bias)
-        for params, decay, share in ((decayed, config.weight_decay, 1.0), (excluded, 0.0, config.norm_and_bias_lr)):
+        for params, decay, share in ((decayed, weight_decay, 1.0), (excluded, 0.0, config.norm_and_bias_lr)):
             if params:
-                rate = share * peak
-                groups.append(
-                    {"params": params, "weight_decay": decay, "lr": rate, "peak": rate, "constant": constant}
-                    | ({"adapt": params is decayed} if config.name == "lars" else {})
-                )
+                rate = share * base
+                group = {"params": params, "lr": rate, "peak": rate, "part": part} | _decay(config, decay)
+                group["constant"] = of_predictor and config.constant_predictor_lr
+                groups.append(group | ({"adapt": params is decayed} if config.name == "lars" else {}))
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=peak, momentum=config.momentum, foreach=True)
+        kind = PerStepDecay if config.decay == "per-step" else torch.optim.SGD
+        return kind(groups, lr=peak, momentum=config.momentum, foreach=True)
     if config.name == "lars":
         return LARS(groups, lr=peak, momentum=config.momentum, trust=config.trust)
     return torch.optim.AdamW(groups, lr=peak, betas=(config.momentum, 0.999), foreach=True)
+
+
+def peak_rate(config: OptimConfig, batch_size: int) -> float:
+    """The encoder's rate after warm-up."""
+    return config.lr * (batch_size / 256 if config.lr_scaling else 1.0)
+
+
+def predictor_weight_decay(config: OptimConfig) -> float:
+    """The predictor's weight decay: its own, or the encoder's."""
+    return config.weight_decay if config.predictor_weight_decay < 0 else config.predictor_weight_decay
+
+
+def _decay(config: OptimConfig, decay: float) -> dict[str, float]:
+    if config.decay == "coupled":
+        return {"weight_decay": decay}
+    if config.name != "sgd":
+        raise RecipeError(f"optim.decay 'per-step' goes with optim.name 'sgd' only, got {config.name!r}")
+    return {"weight_decay": 0.0, "shrink": decay}
 
 
 def _split(params: Iterable[Tensor], exclude: bool) -> tuple[list[Tensor], list[Tensor]]:

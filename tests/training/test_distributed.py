@@ -3,6 +3,7 @@
 In float32, as a user runs it; the equality in float64, to 1e-12, is in test_world_sizes.py.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -26,12 +27,22 @@ def torchrun(*command: str, processes: int = 2, **more) -> subprocess.CompletedP
     )
 
 
+# Name of a run: the method, changed cells, changed options of the optimiser.
+CASES: dict = {name: (name, {}, {}) for name in methods.METHODS} | {
+    "decay-per-step": (
+        "simsiam", {"predictor": "linear"},
+        {"decay": "per-step", "weight_decay": 0.02, "predictor_lr": 4.0, "predictor_weight_decay": 0.05},
+    ),
+}  # fmt: skip
+
+
 @pytest.fixture
 def recipes(small, tmp_path):
     folder = tmp_path / "recipes"
     folder.mkdir()
-    for name in methods.METHODS:
-        config = small(name, train={"steps": 5}, optim={"lr": 0.1}, monitor={"interval": 5})
+    for name, (method, cells, optim) in CASES.items():
+        config = small(method, train={"steps": 5}, optim={"lr": 0.1} | optim, monitor={"interval": 5})
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, **cells))
         (folder / f"{name}.toml").write_text(recipe.to_toml(config))
     return folder
 
@@ -41,7 +52,7 @@ def test_two_ranks_follow_one(recipes, tmp_path):
     assert done.returncode == 0, done.stderr
     alone = [sys.executable, str(SCRIPT), str(recipes), str(tmp_path / "one")]
     subprocess.run(alone, check=True, timeout=300)
-    for name in methods.METHODS:
+    for name in CASES:
         one, two = RunDir(tmp_path / "one" / name), RunDir(tmp_path / "two" / name)
         losses = [[line["loss"] for line in read_jsonl(run.metrics) if line["kind"] == "step"] for run in (one, two)]
         assert len(losses[0]) == len(losses[1]) == 5

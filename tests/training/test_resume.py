@@ -15,7 +15,7 @@ import torch
 
 from siamscope import methods
 from siamscope import recipe as recipes
-from siamscope.row import PredictorOptions
+from siamscope.row import Head, PredictorOptions
 from siamscope.rundir import RunDir, RunError, read_jsonl
 from siamscope.training import checkpoint
 from siamscope.training.checkpoint import CheckpointError
@@ -46,6 +46,18 @@ CASES = {name: {} for name in methods.METHODS} | {
     "unigrad, composed": {"method": {"objective": "composed", "objective_form": "gradient"}},
     "byol, cutmix": {"views": {"cutmix": 0.7}},
     "dino, multi-crop": {"views": {"local_crops": 2}},
+    "simsiam, decay per step": {
+        "method": {"predictor": "symmetric"},
+        "optim": {
+            "name": "sgd",
+            "lr": 0.5,
+            "decay": "per-step",
+            "weight_decay": 0.01,
+            "predictor_lr": 3.0,
+            "predictor_weight_decay": 0.02,
+        },
+    },
+    "simsiam, linear": {"method": {"projector": Head(layers=0)}, "network": {"backbone": "linear"}},
 }
 
 
@@ -54,8 +66,9 @@ def test_resume_is_bit_equal(small, tmp_path, monkeypatch, case):
     """Killed after step 5 of 7, in mid-epoch, with the last checkpoint after step 4."""
     changes = dict(CASES[case])
     recipe = small(
-        case.split(",")[0], train={"steps": 7, "checkpoint_steps": 4}, optim={"name": "lars", "lr": 0.5},
-        monitor={"interval": 7}, views=changes.pop("views", {}),
+        case.split(",")[0], train={"steps": 7, "checkpoint_steps": 4},
+        optim=changes.pop("optim", {"name": "lars", "lr": 0.5}), monitor={"interval": 7},
+        views=changes.pop("views", {}), network=changes.pop("network", {}),
     )  # fmt: skip
     recipe = replace(recipe, method=replace(recipe.method, **changes.pop("method", {})))
     train(recipe, tmp_path / "whole")

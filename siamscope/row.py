@@ -13,7 +13,9 @@ from tyro.conf import Suppress, arg
 
 Normalise = Literal["l2", "batch", "none"]
 Target = Literal["shared", "detached", "momentum"]
-Predictor = Literal["none", "linear", "mlp", "symmetric", "directpred", "directset", "directcopy", "optimal"]
+Predictor = Literal[
+    "none", "linear", "mlp", "symmetric", "symmetric-mlp", "directpred", "directset", "directcopy", "optimal",
+]  # fmt: skip
 Objective = Literal[
     "asymmetric", "contrastive", "spectral", "decorrelation", "covariance", "prototypes", "whitening", "centroids",
     "slices", "composed",
@@ -90,7 +92,9 @@ class Method:
     projector: Head = field(default_factory=Head)
     """Layers between the backbone and the embedding."""
     predictor_head: Head = field(default_factory=lambda: Head(layers=2, hidden=512))
-    """Layers of the predictor when it is `mlp`."""
+    """Layers of the predictor when it is `mlp` or `symmetric-mlp`."""
+    predictor_bias: bool = False
+    """Predictors `linear` and `symmetric`: add a bias."""
     predictor_options: PredictorOptions = field(default_factory=PredictorOptions)
     """Predictors that are set from statistics."""
     momentum: float = 0.99
@@ -99,6 +103,8 @@ class Method:
     """Momentum target: EMA coefficient at the last step (cosine in between; set equal to `momentum` for a constant)."""
     momentum_buffers: Literal["copy", "average"] = "copy"
     """Momentum target: copy the online network's batch-norm buffers, or average them as the weights."""
+    target_init: Literal["copy", "random"] = "copy"
+    """Momentum target: start as a copy of the online network, or as another draw (what DirectPred's code does)."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Asymmetric: minus the cosine, or the squared distance (2 - 2 cos on unit vectors)."""
     temperature: Annotated[float, arg(aliases=("--temperature",))] = 0.2
@@ -196,6 +202,8 @@ def _meaningless(m: Method) -> Iterator[str]:
         yield "predictor_options.straight_through needs a predictor"
     if m.predictor_options.partitions > 1 and m.predictor != "directpred":
         yield f"predictor_options.partitions splits DirectPred's statistics; predictor is {m.predictor!r}"
+    if m.predictor == "symmetric-mlp" and (m.predictor_head.layers != 2 or m.predictor_head.last_norm != "none"):
+        yield "predictor_head: 'symmetric-mlp' has 2 layers, the second the first's transpose, and no last_norm"
 
 
 def _unbounded(m: Method) -> Iterator[str]:
@@ -284,9 +292,11 @@ def not_read(row: Method, cells: Sequence[str]) -> list[str]:
     read = {"name", "normalise", "target", "predictor", "objective", "objective_form", "projector"}
     read |= set(reads_of_objective(row)) | {f"predictor_options.{name}" for name in reads_of_predictor(row)}
     if row.target == "momentum":
-        read |= {"momentum", "momentum_end", "momentum_buffers"}
-    if row.predictor == "mlp":
+        read |= {"momentum", "momentum_end", "momentum_buffers", "target_init"}
+    if row.predictor in ("mlp", "symmetric-mlp"):
         read.add("predictor_head")
+    if row.predictor in ("linear", "symmetric"):
+        read.add("predictor_bias")
     if row.objective == "composed":  # its parts have the numbers of this row
         read |= {name for names in _OF_OBJECTIVE.values() for name in names}
     return [cell for cell in cells if cell not in read and cell.partition(".")[0] not in read]

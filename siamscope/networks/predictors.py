@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from siamscope.networks.set_predictor import Moments, Norm, Reduce
 
 SetKind = Literal["directpred", "directset", "directcopy", "optimal"]
 _POWERS_BY_PRODUCT = range(1, 17)  # cheaper than an eigendecomposition
-KINDS = ("none", "linear", "mlp", "symmetric", *get_args(SetKind))
+KINDS = ("none", "linear", "mlp", "symmetric", "symmetric-mlp", *get_args(SetKind))
 """Names that `create_predictor` takes."""
 
 
@@ -75,13 +75,37 @@ class MLPPredictor(Predictor):
         return z
 
 
-class LinearPredictor(Predictor):
-    """p = z W^T without bias. W starts as torch's linear layers do."""
+class SymmetricMLPPredictor(Predictor):
+    """Two layers whose weights are each other's transpose: p = act(norm(z W^T)) W, with W = (V + U^T) / 2.
 
-    def __init__(self, width: int, *, straight_through: bool = False) -> None:
+    V and U are both trained and start equal; each takes half of W's gradient, so they stay equal, and a step is that of
+    two free layers of which W^T and its partner are averaged after it.
+    Source: Tian, Chen & Ganguli 2021 (arXiv:2102.06810), table 3, "2-layer", "sym"; their code averages after the step.
+    """
+
+    def __init__(self, width: int, layers: Sequence[LayerSpec], *, straight_through: bool = False) -> None:
+        super().__init__(straight_through=straight_through)
+        if len(layers) != 2 or layers[1].norm != "none":
+            raise NetworkError("hidden_layers: 'symmetric-mlp' needs two layers, and no norm after the last one")
+        head = mlp(width, layers[:1])
+        self.first, self.between = cast("nn.Linear", head[0]), head[1:]
+        self.second = nn.Linear(layers[0].out, width, bias=layers[1].bias)
+        with torch.no_grad():
+            self.second.weight.copy_(self.first.weight.T)
+
+    def predict(self, z: Tensor) -> Tensor:
+        w = (self.first.weight + self.second.weight.T) / 2
+        return F.linear(self.between(F.linear(z, w, self.first.bias)), w.T, self.second.bias)
+
+
+class LinearPredictor(Predictor):
+    """p = z W^T, with a bias if asked for. Both start as torch's linear layers do."""
+
+    def __init__(self, width: int, *, bias: bool = False, straight_through: bool = False) -> None:
         super().__init__(straight_through=straight_through)
         self.weight = nn.Parameter(torch.empty(_whole("width", width), width))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-1, 1) / math.sqrt(width)) if bias else None
 
     @property
     def matrix(self) -> Tensor:
@@ -89,7 +113,7 @@ class LinearPredictor(Predictor):
         return self.weight
 
     def predict(self, z: Tensor) -> Tensor:
-        return F.linear(z, self.matrix)
+        return F.linear(z, self.matrix, self.bias)
 
 
 class SymmetricPredictor(LinearPredictor):
@@ -100,8 +124,8 @@ class SymmetricPredictor(LinearPredictor):
     about that layer's Frobenius norm: of a random symmetric W half the eigenvalues are negative, and those modes die.
     """
 
-    def __init__(self, width: int, *, straight_through: bool = False) -> None:
-        super().__init__(width, straight_through=straight_through)
+    def __init__(self, width: int, *, bias: bool = False, straight_through: bool = False) -> None:
+        super().__init__(width, bias=bias, straight_through=straight_through)
         with torch.no_grad():
             product = self.weight @ self.weight.T * math.sqrt(1.5)
             self.weight.copy_((product + product.T) / 2)
@@ -263,6 +287,7 @@ def create_predictor(
     width: int,
     *,
     hidden_layers: Sequence[LayerSpec] | None = None,
+    bias: bool = False,
     options: Mapping[str, Any] | None = None,
     mean: Reduce = _identity,
 ) -> Predictor:
@@ -270,7 +295,8 @@ def create_predictor(
 
     Args:
         kind: one of `KINDS`; 'none' passes z on.
-        hidden_layers: all layers of an 'mlp', the last one included (its `out` becomes `width`); others do not use it.
+        hidden_layers: all layers of an 'mlp' or 'symmetric-mlp', the last one included (its `out` becomes `width`).
+        bias: of 'linear' and 'symmetric'; others do not use it.
         options: arguments of `SetPredictor` by name; the kinds that are trained use `straight_through` only.
         mean: averages a tensor over all processes.
 
@@ -288,9 +314,11 @@ def create_predictor(
                 raise NetworkError("straight_through needs a predictor; kind is 'none'")
             return Predictor()
         case "linear":
-            return LinearPredictor(width, straight_through=straight_through)
+            return LinearPredictor(width, bias=bias, straight_through=straight_through)
         case "symmetric":
-            return SymmetricPredictor(width, straight_through=straight_through)
+            return SymmetricPredictor(width, bias=bias, straight_through=straight_through)
+        case "symmetric-mlp":
+            return SymmetricMLPPredictor(width, hidden_layers or (), straight_through=straight_through)
         case "mlp":
             return MLPPredictor(width, hidden_layers or (), straight_through=straight_through)
     return SetPredictor(width, kind, **given, mean=mean)  # type: ignore[arg-type]

@@ -59,6 +59,11 @@ def specs_of(recipe: Recipe) -> tuple[ViewSpec, ...]:
 def build_backbone(recipe: Recipe, channels: int) -> Backbone:
     """The recipe's backbone with the weights that its seed gives: the untrained encoder."""
     torch.manual_seed(recipe.train.seed)
+    return _drawn(recipe, channels)
+
+
+def _drawn(recipe: Recipe, channels: int) -> Backbone:
+    """A backbone with the next weights of torch's generator."""
     return networks.create(
         recipe.network.backbone,
         in_channels=channels,
@@ -73,7 +78,9 @@ def build_model(recipe: Recipe, channels: int, world: World | None = None) -> Si
     """The whole network of the recipe, with the weights that its seed gives."""
     world = world or World()
     backbone = build_backbone(recipe, channels)
-    model = Siamese(backbone, backbone.feature_dim, recipe.method, world.group())
+    model = Siamese(
+        backbone, backbone.feature_dim, recipe.method, world.group(), another=lambda: _drawn(recipe, channels)
+    )
     return model.to(world.device)
 
 

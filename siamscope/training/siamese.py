@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import torch
@@ -18,7 +18,7 @@ from siamscope.networks.heads_spec import LayerSpec
 from siamscope.networks.predictors import Predictor, create_predictor
 from siamscope.objectives import Group, Objective
 from siamscope.objectives.base import full
-from siamscope.row import Head, Method, reads_of_objective
+from siamscope.row import Head, Method, MethodError, reads_of_objective
 from siamscope.training.target import update_target
 from siamscope.views.cutmix import Mix, apply_mix, partners
 
@@ -44,17 +44,26 @@ class Siamese(nn.Module):
 
     The first two views have a target; further ones (local crops) only follow it. The stop-gradient of the target is the
     one `detach` (or `no_grad`) in `targets`.
+
+    `another` makes a second backbone, which the momentum target has with target_init 'random'.
     """
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, row: Method, group: Group | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        row: Method,
+        group: Group | None = None,
+        another: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.row = row
         self.group = group or Group()
         self.online = Branch(backbone, mlp(feature_dim, layers(row.projector)))
         width = row.projector.out if row.projector.layers else feature_dim
         self.predictor = _predictor(row, width, self.group)
-        self.target = frozen_copy(self.online) if row.target == "momentum" else None
         self.objective = build_objective(row, width, self.group)
+        self.target = _target(self.online, feature_dim, row, another) if row.target == "momentum" else None
         self.normalise = _normaliser(row, self.objective.unit_length, width)
         self.pending: tuple[list[Tensor], list[Tensor]] | None = None
 
@@ -147,12 +156,26 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
+def _target(online: Branch, feature_dim: int, row: Method, another: Callable[[], nn.Module] | None) -> nn.Module:
+    """The momentum target at step 0; drawn last, so that the other weights are those of target_init 'copy'."""
+    if row.target_init == "copy":
+        return frozen_copy(online)
+    if another is None:
+        raise MethodError(f"method {row.name!r}: target_init 'random' needs `another`, which makes a second backbone")
+    return Branch(another(), mlp(feature_dim, layers(row.projector))).requires_grad_(False)
+
+
 def _predictor(row: Method, width: int, group: Group) -> Predictor:
     head = row.predictor_head
     *hidden, last = layers(head)
     spec = (*hidden, LayerSpec(width, bias=last.bias, norm=last.norm, activation="none"))
     return create_predictor(
-        row.predictor, width, hidden_layers=spec, options=asdict(row.predictor_options), mean=group.mean
+        row.predictor,
+        width,
+        hidden_layers=spec,
+        bias=row.predictor_bias,
+        options=asdict(row.predictor_options),
+        mean=group.mean,
     )
 
 

@@ -196,7 +196,8 @@ def test_none_passes_everything():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_prepares_and_predicts(kind):
-    predictor = create_predictor(kind, 4, hidden_layers=[LayerSpec(4, True, "none", "none")], options={"rho": 0.5})
+    layers = [LayerSpec(9, True, "none", "relu"), LayerSpec(4, True, "none", "none")]
+    predictor = create_predictor(kind, 4, hidden_layers=layers, options={"rho": 0.5})
     z = torch.randn(6, 4, requires_grad=True)
     predictor.prepare([z, z], [z, z])
     p = predictor(z)

@@ -46,6 +46,10 @@ CASES = {name: {} for name in methods.METHODS} | {
     "unigrad, composed": {"method": {"objective": "composed", "objective_form": "gradient"}},
     "byol, cutmix": {"views": {"cutmix": 0.7}},
     "dino, multi-crop": {"views": {"local_crops": 2}},
+    "byol, drawn target": {
+        "method": {"predictor": "symmetric-mlp", "target_init": "random", "momentum": 0.0, "momentum_end": 0.5},
+    },
+    "byol, bias": {"method": {"predictor": "symmetric", "predictor_bias": True}},
     "simsiam, decay per step": {
         "method": {"predictor": "symmetric"},
         "optim": {

@@ -114,7 +114,8 @@ def refused(row: methods.Method) -> bool:
 @pytest.mark.parametrize("name", list(methods.METHODS))
 def test_any_cell_can_change(name, target, normalise):
     """With each predictor: a finite loss and gradient, or a refusal with the reason where the table says so."""
-    for predictor in ("none", "linear", "mlp", "symmetric", "directpred", "directset", "directcopy", "optimal"):
+    kinds = ("none", "linear", "mlp", "symmetric", "symmetric-mlp", "directpred", "directset", "directcopy", "optimal")
+    for predictor in kinds:
         cells = {"target": target, "normalise": normalise, "predictor": predictor}
         if refused(types.SimpleNamespace(**{**vars(methods.get(name)), **cells})):
             with pytest.raises(MethodError):
@@ -210,6 +211,8 @@ def test_composed_parts_have_the_rows_numbers():
         ("directcopy", ["predictor_options.power", "predictor_options.rho"], ["predictor_options.power"]),
         ("unigrad", ["rho", "balance", "projector.out", "eps"], ["eps"]),
         ("swav", ["centre_momentum", "iterations"], ["centre_momentum"]),
+        ("simsiam", ["target_init", "predictor_bias", "predictor_head.hidden"], ["target_init", "predictor_bias"]),
+        ("byol", ["target_init"], []),
     ],
 )
 def test_cells_that_a_row_does_not_read(name, cells, unread):

@@ -36,6 +36,8 @@ def rows() -> dict[str, Method]:
     )
     out["simsiam-optimal"] = dataclasses.replace(out["simsiam"], predictor="optimal")
     out["simsiam-symmetric"] = dataclasses.replace(out["simsiam"], predictor="symmetric")
+    out["simsiam-bias"] = dataclasses.replace(out["simsiam"], predictor="linear", predictor_bias=True)
+    out["byol-symmetric-mlp"] = dataclasses.replace(out["byol"], predictor="symmetric-mlp")
     out["unigrad-batch"] = dataclasses.replace(out["unigrad"], normalise="batch", rho=0.0)
     return out
 

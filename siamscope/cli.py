@@ -21,13 +21,14 @@ COMMANDS = {
     "compare": "all methods under one recipe, several seeds: table, figure and page",
     "gradients": "every method's gradient on the same embeddings, also over the course of a run",
     "dynamics": "the theory of collapse as a laboratory: check, draw, explore, predict",
+    "reproduce": "a paper's claims: list them, resolve their recipes, measure them",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
 }
 
 EXIT_CODES = """exit codes:
   0         done
-  1         an error inside the program; 'dynamics check': a check failed
+  1         an error inside the program; 'dynamics check': a check failed; 'reproduce': a claim does not hold
   2         bad input: an unknown name, a value out of range, data or a directory that cannot be used
   3         the loss became NaN or infinite; the last checkpoint is intact
   130, 143  stopped by Ctrl-C or SIGTERM after saving; 'siamscope resume RUN' goes on"""
@@ -241,6 +242,14 @@ def _dynamics(args: list[str]) -> int:
         print(f"siamscope dynamics: {_unknown(args[0], cli_dynamics.COMMANDS, 'siamscope dynamics')}", file=sys.stderr)
         return 2
     return cli_dynamics.run(args[0], args[1:])
+
+
+def _reproduce(args: list[str]) -> int:
+    from siamscope.claims import command
+
+    answer = command.run(_parse(command.Options, "reproduce", args))
+    print(answer.text)
+    return answer.code
 
 
 def _methods(args: list[str]) -> int:

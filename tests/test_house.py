@@ -29,6 +29,10 @@ MAY_IMPORT = {
         "training", "objectives", "gradients", "collapse", "dynamics", "views", "networks", "evaluation", "data",
         "recipe", "sections", "methods", "row", "rundir", "report", "files",
     },
+    "claims": {
+        "training", "objectives", "gradients", "collapse", "dynamics", "views", "networks", "evaluation", "data",
+        "recipe", "sections", "methods", "row", "rundir", "report", "files", "workflow",
+    },
 }  # fmt: skip
 
 

@@ -3,7 +3,16 @@
 Works on numpy arrays and torch tensors alike; knows no other room and does not import torch.
 """
 
-from siamscope.collapse.alignment import Alignment, alignment
+from siamscope.collapse.alignment import (
+    Alignment,
+    alignment,
+    balance,
+    common_correlation,
+    k_matrix,
+    noise_ratio,
+    smallest_eigenvalue,
+    target_share,
+)
 from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.health import Health, Vitals, assess, measure
 from siamscope.collapse.scores import auc, cumulative_explained, effective_rank, embedding_std, positive_similarity
@@ -20,10 +29,16 @@ __all__ = [
     "alignment",
     "assess",
     "auc",
+    "balance",
+    "common_correlation",
     "cumulative_explained",
     "effective_rank",
     "embedding_std",
+    "k_matrix",
     "measure",
+    "noise_ratio",
     "positive_similarity",
+    "smallest_eigenvalue",
     "spectrum",
+    "target_share",
 ]

@@ -17,6 +17,7 @@ from siamscope.data.source import Source
 from siamscope.networks.backbone import Backbone
 from siamscope.recipe import Recipe, RecipeError
 from siamscope.training import precision as precisions
+from siamscope.training import theory
 from siamscope.training.distributed import World
 from siamscope.training.monitor import Monitor, Sample
 from siamscope.training.optim import build as build_optimizer
@@ -151,7 +152,7 @@ def build_monitor(
     bank = draw(train, recipe.monitor.bank if train.labels is not None else 0, recipe.train.seed + 1, world)
     return Monitor(
         recipe.monitor, sample, bank, specs_of(recipe), view_size(recipe), norm.mean, norm.std, precision,
-        recipe.train.seed,
+        recipe.train.seed, theory.rates(recipe),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from siamscope.collapse import Vitals
 from siamscope.evaluation.features import evaluating
 from siamscope.evaluation.knn import knn
 from siamscope.sections import MonitorConfig
+from siamscope.training import theory
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 from siamscope.views.policies import ViewSpec
@@ -49,22 +50,26 @@ class Monitor:
         std: tuple[float, ...],
         precision: Precision,
         seed: int,
+        rates: theory.Rates | None = None,
     ) -> None:
         self.config = config
         self.sample, self.bank = sample, bank
         self.specs, self.size, self.mean, self.std = specs, size, mean, std
         self.precision = precision
         self.seed = seed
+        self.rates = rates
 
     def measure(self, model: Siamese, step: int, reference: dict[str, Any] | None) -> dict[str, Any]:
         """All figures after `step` steps; `reference` holds those of step 0, to tell what training lost."""
         with evaluating(model):
             features = self._encode(model.online.backbone, self.sample.images)
             embeddings = self._project(model, features)
-            out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*self._views(model))}
+            pair = self._views(model)
+            out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*pair)}
             if self.sample.labels is not None and self.bank.labels is not None:
                 out["knn"] = self._knn(model, features, self.bank.labels, self.sample.labels)
             out |= _aligned(model, embeddings)
+            out |= theory.figures(model, self.rates, *pair, lambda: self._lag(model, embeddings))
         of_embeddings, spectrum = _vitals(embeddings)
         of_features, feature_spectrum = _vitals(features)
         untrained = None
@@ -104,6 +109,13 @@ class Monitor:
             for kept, view in zip((first, second), batch[:2], strict=True):
                 kept.append(self._run(model.online, self.precision.layout(view)))
         return torch.cat(first), torch.cat(second)
+
+    def _lag(self, model: Siamese, embeddings: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Embeddings of the first images by the online network and by the momentum target, if there is one."""
+        if model.target is None:
+            return None
+        images = self.sample.images[:CHUNK]  # enough for one number, and a forward pass less
+        return embeddings[: len(images)], self._run(model.target, self._clean(images))
 
     def _knn(self, model: Siamese, features: Tensor, bank_labels: Tensor, labels: Tensor) -> float:
         bank = self._encode(model.online.backbone, self.bank.images)

@@ -43,6 +43,7 @@ class ScalarNetwork(System):
 
     def __post_init__(self) -> None:
         errors.choice("target", self.target, ("ema", "online", "frozen"))
+        errors.flag("predictor", self.predictor)
         self._set(
             alpha_p=errors.rate("alpha_p", self.alpha_p, above=True),
             eta=errors.rate("eta", self.eta),
@@ -99,8 +100,8 @@ def fixed_points(x: npt.ArrayLike, x_noise: npt.ArrayLike, rows: npt.ArrayLike) 
         values, vectors = linalg.eigh(signal, signal + noise)
     except linalg.LinAlgError:
         raise DynamicsError("x + x_noise must be invertible.") from None
-    picked = np.asarray(rows, dtype=int)
-    if picked.ndim != 1 or (picked < 0).any() or (picked >= len(values)).any():
+    picked = np.asarray(rows)
+    if picked.ndim != 1 or picked.dtype.kind not in "iu" or (picked < 0).any() or (picked >= len(values)).any():
         raise DynamicsError(f"rows must be a list of whole numbers from 0 to {len(values) - 1}; it is {rows!r:.80}.")
     return np.asarray(vectors.T[::-1][picked], dtype=np.float64), np.diag(values[::-1][picked])
 
@@ -112,8 +113,9 @@ def multiplicative(x: npt.ArrayLike, kept: npt.ArrayLike, scrambled: npt.ArrayLi
     X = P Sx P with P = kept kept^T, and X + X' = Sx, provided that Sx does not mix the two subspaces.
     """
     sx = errors.psd("x", x)
-    keep, lose = np.asarray(kept, dtype=np.float64), np.asarray(scrambled, dtype=np.float64)
-    both = np.concatenate([keep, lose], axis=1) if keep.ndim == lose.ndim == 2 else np.zeros((0, 0))
+    keep, lose = errors.real("kept", kept), errors.real("scrambled", scrambled)
+    matrices = keep.ndim == lose.ndim == 2 and len(keep) == len(lose)
+    both = np.concatenate([keep, lose], axis=1) if matrices else np.zeros((0, 0))
     if both.shape != sx.shape or not np.allclose(both.T @ both, np.eye(len(sx)), atol=1e-10):
         raise DynamicsError("kept and scrambled must together hold an orthonormal basis in their columns.")
     if not np.allclose(keep.T @ sx @ lose, 0, atol=1e-10 * max(1.0, float(np.abs(sx).max()))):

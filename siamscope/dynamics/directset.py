@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from siamscope.dynamics import errors
-from siamscope.dynamics.errors import DynamicsError, Float
+from siamscope.dynamics.errors import DynamicsError, Float, Rate, per_row
+from siamscope.dynamics.matrix import Target
+from siamscope.dynamics.modes import Tau
 from siamscope.dynamics.systems import Layout, System
 
 Boost = Literal["plain", "paper", "code"]
@@ -61,70 +63,100 @@ class SetRule:
 class SetModes(System):
     """s (modes,) of a network whose predictor follows a rule, with W_a = tau W:
 
-    ds_j/dt = 2 p_j s_j [signal_j tau - (signal_j + sigma2_j) p_j] - 2 eta s_j,   p = rule(s)
+    ds_j/dt = 2 p_j s_j [signal_j tau_j - (signal_j + sigma2_j) p_j] - 2 eta s_j,   p = rule(s)
 
     sigma2, signal: numbers, or one for each mode. Modes are coupled only by a rule that looks at max(s).
+    tau: a number, a function of time, or "ema": part of the state, one for each mode, with
+        dtau_j/dt = beta (1 - tau_j) - tau_j (ds_j/dt) / (2 s_j).
+    eta, beta, tau: numbers, or vectors (n,) with one value for each trajectory.
     """
 
     modes: int = 1
-    eta: float = 0.0
+    eta: Rate = 0.0
     sigma2: float | Float = field(default=0.0, metadata={"shared": True})
     signal: float | Float = field(default=1.0, metadata={"shared": True})
-    tau: float = 1.0
+    tau: Tau | Literal["ema"] = 1.0
     rule: SetRule = field(default_factory=SetRule)
+    beta: Rate = 1.0
 
     def __post_init__(self) -> None:
         self._set(
             modes=errors.whole("modes", self.modes),
-            eta=errors.number("eta", self.eta, low=0),
+            eta=errors.rate("eta", self.eta),
             sigma2=errors.rate("sigma2", self.sigma2),
             signal=errors.rate("signal", self.signal, above=True),
-            tau=errors.number("tau", self.tau),
+            beta=errors.rate("beta", self.beta),
         )
+        if isinstance(self.tau, str):
+            errors.choice("tau", self.tau, ("ema",))
+        elif not callable(self.tau):
+            self._set(tau=errors.rate("tau", self.tau, low=-np.inf))
+        _is_rule(self.rule)
         for name in ("sigma2", "signal"):
             if np.shape(getattr(self, name)) not in ((), (self.modes,)):
                 raise DynamicsError(f"{name} must be one number, or one for each of the {self.modes} modes.")
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
-        return Layout((("s", (self.modes,)),))
+        parts: tuple[tuple[str, tuple[int, ...]], ...] = (("s", (self.modes,)),)
+        return Layout((*parts, ("tau", (self.modes,))) if isinstance(self.tau, str) else parts)
 
     def check_start(self, parts: Mapping[str, Float]) -> None:
         if (parts["s"] < 0).any():
             raise DynamicsError(f"s holds eigenvalues of W W^T; none can be negative. Smallest: {parts['s'].min():g}.")
 
     def rhs(self, t: float | Float, y: Float) -> Float:
-        p = self.rule(y)
-        gain = self.signal * self.tau - (self.signal + self.sigma2) * p
-        return np.asarray(2 * y * (p * gain - self.eta))
+        s = y[..., : self.modes]
+        p = self.rule(s)
+        tau = self._tau(t, y)
+        growth = p * (self.signal * tau - (self.signal + self.sigma2) * p) - per_row(self.eta, 1)
+        if not isinstance(self.tau, str):
+            return np.asarray(2 * s * growth)
+        return np.concatenate([2 * s * growth, per_row(self.beta, 1) * (1 - tau) - tau * growth], axis=-1)
+
+    def _tau(self, t: float | Float, y: Float) -> float | Float:
+        if isinstance(self.tau, str):
+            return y[..., self.modes :]
+        return per_row(errors.of_time("tau", self.tau, t) if callable(self.tau) else self.tau, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class SetFlow(System):
-    """W (width, n1) with W_p = rule(F) at all times, W_a = W and stop-gradient:
+    """W (width, n1) with W_p = rule(F) at all times and stop-gradient; W_a too, if it is a moving average:
 
-    dW/dt = W_p [W X - W_p W (X + X')] - eta W
+    dW/dt = W_p [W_a X - W_p W (X + X')] - eta W,   dW_a/dt = beta (W - W_a)
 
+    target: "online", W_a = W at all times, or "ema".
+    eta, beta: numbers, or vectors (n,) with one value for each trajectory.
     correlation: F = W W^T ("weights"), W X W^T ("means") or W (X + X') W^T ("views", what a network can measure).
     """
 
     x: Float
     x_noise: Float
     width: int
-    eta: float = 0.0
+    eta: Rate = 0.0
     rule: SetRule = field(default_factory=SetRule)
     correlation: Literal["weights", "means", "views"] = "weights"
+    target: Target = "online"
+    beta: Rate = 1.0
 
     def __post_init__(self) -> None:
         errors.choice("correlation", self.correlation, ("weights", "means", "views"))
+        errors.choice("target", self.target, ("ema", "online"))
+        _is_rule(self.rule)
         self._set(x=errors.psd("x", self.x), x_noise=errors.psd("x_noise", self.x_noise))
         if self.x.shape != self.x_noise.shape:
             raise DynamicsError(f"x_noise has shape {self.x_noise.shape}; x has {self.x.shape}.")
-        self._set(width=errors.whole("width", self.width), eta=errors.number("eta", self.eta, low=0))
+        self._set(
+            width=errors.whole("width", self.width),
+            eta=errors.rate("eta", self.eta),
+            beta=errors.rate("beta", self.beta),
+        )
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout((("W", (self.width, len(self.x))),))
+        shape = (self.width, len(self.x))
+        return Layout((("W", shape), ("W_a", shape)) if self.target == "ema" else (("W", shape),))
 
     def predictor_at(self, y: Float) -> Float:
         """W_p (..., width, width)."""
@@ -134,17 +166,27 @@ class SetFlow(System):
         return apply_rule(self.rule, f)
 
     def rhs(self, t: float | Float, y: Float) -> Float:
-        w, w_p = self.layout.unpack(y)["W"], self.predictor_at(y)
-        out = w_p @ (w @ self.x - w_p @ w @ (self.x + self.x_noise)) - self.eta * w
-        return out.reshape(y.shape)
+        parts, w_p = self.layout.unpack(y), self.predictor_at(y)
+        w = parts["W"]
+        w_a = parts.get("W_a", w)
+        moves = {"W": w_p @ (w_a @ self.x - w_p @ w @ (self.x + self.x_noise)) - per_row(self.eta, 2) * w}
+        if self.target == "ema":
+            moves["W_a"] = per_row(self.beta, 2) * (w - w_a)
+        return self.layout.pack(moves)
+
+
+def _is_rule(rule: object) -> None:
+    if not isinstance(rule, SetRule):
+        raise DynamicsError(f"rule must be a SetRule; it is {rule!r:.80}.")
 
 
 def apply_rule(rule: SetRule, f: Float) -> Float:
-    """W_p = U diag(rule(s)) U^T (..., d, d) for F = U diag(s) U^T; rounding below 0 counts as 0."""
-    if not np.isfinite(f).all():
-        return np.full_like(f, np.nan)
-    s, u = np.linalg.eigh(f)
-    return np.asarray((u * rule(np.maximum(s, 0.0))[..., None, :]) @ np.swapaxes(u, -1, -2))
+    """W_p = U diag(rule(s)) U^T (..., d, d) for F = U diag(s) U^T; rounding below 0 counts as 0. NaN in, NaN out."""
+    if np.ndim(f) < 2 or np.shape(f)[-1] != np.shape(f)[-2]:
+        raise DynamicsError(f"f must be square matrices; it has shape {np.shape(f)}.")
+    fine = np.isfinite(f).all((-2, -1), keepdims=True)  # one bad member of a batch must not spoil the others
+    s, u = np.linalg.eigh(np.where(fine, f, 0.0))
+    return np.where(fine, (u * rule(np.maximum(s, 0.0))[..., None, :]) @ np.swapaxes(u, -1, -2), np.nan)
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------
@@ -155,15 +197,24 @@ def largest_decay(sigma2: npt.ArrayLike, *, tau: float = 1.0, signal: npt.ArrayL
 
     The same for a trained predictor and for DirectSet of any power.
     """
-    noise, own = np.asarray(sigma2, dtype=np.float64), np.asarray(signal, dtype=np.float64)
-    return np.asarray((own * tau) ** 2 / (4 * (own + noise)), dtype=np.float64)
+    noise, own = _rates(sigma2=sigma2, signal=signal)
+    return np.asarray((own * errors.number("tau", tau)) ** 2 / (4 * (own + noise)), dtype=np.float64)
 
 
 def largest_noise(eta: npt.ArrayLike, *, tau: float = 1.0, signal: npt.ArrayLike = 1.0) -> Float:
     """The augmentation variance up to which a mode can live: (signal tau)^2 / (4 eta) - signal; 1 / (4 eta) - 1."""
-    own = np.asarray(signal, dtype=np.float64)
+    own, decay = _rates(signal=signal, eta=eta)
     with np.errstate(divide="ignore"):
-        return np.asarray((own * tau) ** 2 / (4 * np.asarray(eta, dtype=np.float64)) - own, dtype=np.float64)
+        return np.asarray((own * errors.number("tau", tau)) ** 2 / (4 * decay) - own, dtype=np.float64)
+
+
+def _rates(**values: npt.ArrayLike) -> list[Float]:
+    """Arrays of any shape: signal above 0, the others not below."""
+    arrays = {name: errors.array(name, value, ()) for name, value in values.items()}
+    for name, array in arrays.items():
+        if (array < 0).any() or (name == "signal" and (array == 0).any()):
+            raise DynamicsError(f"{name} must not be negative, and signal above 0; it is {array.min():g}.")
+    return list(arrays.values())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,8 +17,13 @@ class DynamicsError(ValueError):
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise DynamicsError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
+
+
+def flag(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise DynamicsError(f"{name} must be True or False; it is {value!r:.80}.")
 
 
 def number(name: str, value: object, *, low: float = -np.inf, high: float = np.inf, above: bool = False) -> float:
@@ -31,16 +38,44 @@ def number(name: str, value: object, *, low: float = -np.inf, high: float = np.i
 def rate(name: str, value: object, *, low: float = 0.0, above: bool = False) -> Rate:
     """A number of at least `low` (more than it if `above`), or a vector (n,) of them, one for each trajectory."""
     array = _real(name, value)
-    if array.ndim > 1:
+    if array.ndim > 1 or not array.size:
         raise DynamicsError(f"{name} must be a number, or a vector with one for each trajectory; shape {array.shape}.")
     _within(name, array, low, np.inf, above)
     return array if array.ndim else float(array)
 
 
+def per_row(value: Rate, axes: int) -> Rate:
+    """A rate to multiply a batch of arrays of so many axes with: a vector (n,) becomes (n, 1, ...)."""
+    return value if np.ndim(value) == 0 else np.reshape(value, (*np.shape(value), *[1] * axes))
+
+
+def of_time(name: str, function: Callable[[float | Float], float | Float], t: float | Float) -> float | Float:
+    """What a user's function of time gives at t, a real number or one for each t. NaN passes: it ends a trajectory."""
+    try:
+        value = function(t)
+    except (TypeError, ValueError) as error:
+        raise DynamicsError(f"{name}(t) must take a time or an array of them: {error}") from error
+    if isinstance(value, float):
+        return value
+    out = real(f"{name}(t)", value)
+    if out.shape not in ((), np.shape(t)):
+        raise DynamicsError(f"{name}(t) must give one number for each t; of {np.shape(t)} times it gives {out.shape}.")
+    return out
+
+
 def whole(name: str, value: object, *, low: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < 1 << 53:
         raise DynamicsError(f"{name} must be a whole number of at least {low}; it is {value!r}.")
     return int(value)
+
+
+def times(name: str, value: object) -> Float:
+    """A vector (T,) of finite times, T at least 1."""
+    out = _real(name, value)
+    if out.ndim != 1 or not out.size:
+        raise DynamicsError(f"{name} must be a vector of one time or more; it has shape {out.shape}.")
+    _within(name, out, -np.inf, np.inf, False)
+    return out
 
 
 def array(name: str, value: object, shape: tuple[int, ...]) -> Float:
@@ -72,14 +107,20 @@ def psd(name: str, value: object) -> Float:
     return np.asarray((out + out.T) / 2, dtype=np.float64)
 
 
-def _real(name: str, value: object) -> Float:
+def real(name: str, value: object) -> Float:
+    """Real numbers as float64, of any shape, NaN among them; not copied where they need not be."""
     try:
         out = np.asarray(value)
         if out.dtype.kind not in "fiu":
             raise TypeError
-        return out.astype(np.float64)
+        return out.astype(np.float64, copy=False)
     except (TypeError, ValueError):
         raise DynamicsError(f"{name} must hold real numbers; it is {value!r:.80}.") from None
+
+
+def _real(name: str, value: object) -> Float:
+    """A copy, so that nobody changes a parameter from outside."""
+    return real(name, value).copy()
 
 
 def _within(name: str, value: Float, low: float, high: float, above: bool) -> None:

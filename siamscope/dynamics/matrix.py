@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamscope.dynamics import errors
-from siamscope.dynamics.errors import DynamicsError, Float
+from siamscope.dynamics.errors import DynamicsError, Float, Rate, per_row
 from siamscope.dynamics.systems import Layout, System
 
 Target = Literal["ema", "online"]
@@ -32,7 +32,8 @@ Predictor = Literal["trained", "symmetric", "none", "optimal"]
 class MatrixFlow(System):
     """Gradient flow of W, W_p, W_a for any X, X' and any widths. Parts of the state: W, W_p if trained, W_a if EMA.
 
-    x, x_noise: X and X' (n1, n1), symmetric positive semi-definite.  width: n2.
+    x, x_noise: X and X' (n1, n1), symmetric positive semi-definite.  width: n2.  The rates are numbers, or vectors (n,)
+        with one value for each trajectory.
     alpha_p: the predictor's learning rate over the encoder's.  eta, eta_p: weight decay of W, of W_p (None: the same).
     target: "ema" with rate beta (BYOL); "online", W_a = W at all times (SimSiam).
     stop_gradient: False lets the gradient through the target too, which needs target "online".
@@ -44,10 +45,10 @@ class MatrixFlow(System):
     x: Float
     x_noise: Float
     width: int
-    alpha_p: float = 1.0
-    eta: float = 0.0
-    beta: float = 1.0
-    eta_p: float | None = None
+    alpha_p: Rate = 1.0
+    eta: Rate = 0.0
+    beta: Rate = 1.0
+    eta_p: Rate | None = None
     target: Target = "ema"
     stop_gradient: bool = True
     predictor: Predictor = "trained"
@@ -55,17 +56,18 @@ class MatrixFlow(System):
     def __post_init__(self) -> None:
         errors.choice("target", self.target, ("ema", "online"))
         errors.choice("predictor", self.predictor, ("trained", "symmetric", "none", "optimal"))
+        errors.flag("stop_gradient", self.stop_gradient)
         self._set(x=errors.psd("x", self.x), x_noise=errors.psd("x_noise", self.x_noise))
         if self.x.shape != self.x_noise.shape:
             raise DynamicsError(f"x_noise has shape {self.x_noise.shape}; x has {self.x.shape}.")
         self._set(
             width=errors.whole("width", self.width),
-            alpha_p=errors.number("alpha_p", self.alpha_p, low=0, above=True),
-            eta=errors.number("eta", self.eta, low=0),
-            beta=errors.number("beta", self.beta, low=0),
+            alpha_p=errors.rate("alpha_p", self.alpha_p, above=True),
+            eta=errors.rate("eta", self.eta),
+            beta=errors.rate("beta", self.beta),
         )
         if self.eta_p is not None:
-            self._set(eta_p=errors.number("eta_p", self.eta_p, low=0))
+            self._set(eta_p=errors.rate("eta_p", self.eta_p))
         if not self.stop_gradient and self.target != "online":
             raise DynamicsError("stop_gradient=False needs target='online': no gradient reaches an EMA target anyway.")
 
@@ -105,7 +107,7 @@ class MatrixFlow(System):
         w, w_p, w_a = self.weights(y)
         seen = w if w_p is None else w_p @ w
         g = w_a @ self.x - seen @ self.moment
-        dw = (g if w_p is None else _t(w_p) @ g) - self.eta * w
+        dw = (g if w_p is None else _t(w_p) @ g) - per_row(self.eta, 2) * w
         if not self.stop_gradient:
             dw += seen @ self.x - w_a @ self.moment
         parts = {"W": dw}
@@ -113,13 +115,13 @@ class MatrixFlow(System):
             step = g @ _t(w)
             if self.predictor == "symmetric":
                 step = (step + _t(step)) / 2
-            parts["W_p"] = self.alpha_p * step - self.decay_p * w_p
+            parts["W_p"] = per_row(self.alpha_p, 2) * step - per_row(self.decay_p, 2) * w_p
         if self.target == "ema":
-            parts["W_a"] = self.beta * (w - w_a)
+            parts["W_a"] = per_row(self.beta, 2) * (w - w_a)
         return self.layout.pack(parts)
 
     @property
-    def decay_p(self) -> float:
+    def decay_p(self) -> Rate:
         """The predictor's weight decay."""
         return self.eta if self.eta_p is None else self.eta_p
 
@@ -140,12 +142,13 @@ class MatrixFlow(System):
         not hold; its trace does.
         """
         w, w_p = self.weights(y)[0], self.predictor_at(y)
-        return w @ _t(w) - _t(w_p) @ w_p / self.alpha_p
+        return np.asarray(w @ _t(w) - _t(w_p) @ w_p / per_row(self.alpha_p, 2))
 
 
 def objective(w: Float, w_p: Float | None, w_a: Float, x: npt.ArrayLike, x_noise: npt.ArrayLike) -> Float:
     """J = 1/2 tr[W_p W (X + X') W^T W_p^T - 2 W_p W X W_a^T + W_a (X + X') W_a^T], (...,); eq. (1) in closed form."""
     signal, moment = _pair(x, x_noise)
+    _fit(w, w_p, w_a, len(signal))
     seen = w if w_p is None else w_p @ w
     entries = (seen @ moment) * seen - 2 * (seen @ signal) * w_a + (w_a @ moment) * w_a
     return np.asarray(entries.sum((-2, -1)) / 2, dtype=np.float64)
@@ -154,6 +157,7 @@ def objective(w: Float, w_p: Float | None, w_a: Float, x: npt.ArrayLike, x_noise
 def gradients(w: Float, w_p: Float, w_a: Float, x: npt.ArrayLike, x_noise: npt.ArrayLike) -> tuple[Float, Float, Float]:
     """dJ/dW, dJ/dW_p, dJ/dW_a, each (..., of its argument's shape); lemma 1. Weight decay is not in them."""
     signal, moment = _pair(x, x_noise)
+    _fit(w, w_p, w_a, len(signal))
     g = w_a @ signal - w_p @ w @ moment
     return -_t(w_p) @ g, -g @ _t(w), w_a @ moment - w_p @ w @ signal
 
@@ -165,7 +169,7 @@ def hessian(w_p: npt.ArrayLike, x: npt.ArrayLike, x_noise: npt.ArrayLike, eta: f
     numpy's row-major ravel the factors of each Kronecker product change places. Eq. (6).
     """
     signal, moment = _pair(x, x_noise)
-    p = np.asarray(w_p, dtype=np.float64)
+    p = errors.real("w_p", w_p)
     if p.ndim != 2 or p.shape[0] != p.shape[1]:
         raise DynamicsError(f"w_p must be square; it has shape {p.shape}.")
     one = np.eye(len(p))
@@ -176,11 +180,21 @@ def hessian(w_p: npt.ArrayLike, x: npt.ArrayLike, x_noise: npt.ArrayLike, eta: f
 def optimal_predictor(w: Float, w_a: Float, x: npt.ArrayLike, x_noise: npt.ArrayLike) -> Float:
     """W_a X W^T [W (X + X') W^T]^-1 (..., n2, n2), the W_p of least J; of several, that of least norm."""
     signal, moment = _pair(x, x_noise)
-    gram, cross = w @ moment @ _t(w), w_a @ signal @ _t(w)
+    _fit(w, None, w_a, len(signal))
+    return least_squares(w @ moment @ _t(w), w_a @ signal @ _t(w))
+
+
+def least_squares(gram: Float, cross: Float) -> Float:
+    """cross gram^-1 (..., n2, n2) for symmetric gram = E[f f^T] and cross = E[f_a f^T]; of several, that of least norm.
+
+    NaN in, NaN out.
+    """
     try:
         return np.asarray(_t(np.linalg.solve(gram, _t(cross)).astype(np.float64, copy=False)))
     except np.linalg.LinAlgError:
-        return np.asarray(cross @ np.linalg.pinv(gram, hermitian=True), dtype=np.float64)
+        fine = np.isfinite(gram).all((-2, -1), keepdims=True)
+        inverse = np.linalg.pinv(np.where(fine, gram, 0.0), hermitian=True)
+        return np.where(fine, cross @ inverse, np.nan)
 
 
 def subspace(dimension: int, rank: int, sigma2: float) -> tuple[Float, Float]:
@@ -200,7 +214,15 @@ def _t(a: Float) -> Float:
 
 
 def _pair(x: npt.ArrayLike, x_noise: npt.ArrayLike) -> tuple[Float, Float]:
-    signal, noise = np.asarray(x, dtype=np.float64), np.asarray(x_noise, dtype=np.float64)
-    if signal.ndim != 2 or signal.shape != noise.shape:
+    signal, noise = errors.real("x", x), errors.real("x_noise", x_noise)
+    if signal.ndim != 2 or signal.shape[0] != signal.shape[1] or signal.shape != noise.shape:
         raise DynamicsError(f"x and x_noise must be two square matrices of one size; {signal.shape}, {noise.shape}.")
     return signal, signal + noise
+
+
+def _fit(w: Float, w_p: Float | None, w_a: Float, n1: int) -> None:
+    """Raise if these are not weights (..., n2, n1), (..., n2, n2), (..., n2, n1)."""
+    shapes = [np.shape(w)[-2:], None if w_p is None else np.shape(w_p)[-2:], np.shape(w_a)[-2:]]
+    n2 = np.shape(w)[-2] if np.ndim(w) >= 2 else 0
+    if shapes[0] != (n2, n1) or shapes[2] != (n2, n1) or shapes[1] not in (None, (n2, n2)):
+        raise DynamicsError(f"w, w_p, w_a must be (n2, {n1}), (n2, n2), (n2, {n1}), batch axes first; {shapes}.")

@@ -63,7 +63,7 @@ class Modes(System):
         _not_negative(parts["s"])
 
     def tau_at(self, t: float | Float) -> float | Float:
-        return self.tau(t) if callable(self.tau) else self.tau
+        return errors.of_time("tau", self.tau, t) if callable(self.tau) else self.tau
 
     def rhs(self, t: float | Float, y: Float) -> Float:
         p, s = y[..., 0], y[..., 1]
@@ -102,10 +102,11 @@ class Modes(System):
     def excess(self, p: Rate, s: Rate) -> Float:
         """c = s - p^2 / alpha_p, which decays as exp(-2 eta t): eq. (14). The paper prints c with the other sign."""
         self._equal_decay()
-        return np.asarray(s - np.square(p) / self.alpha_p, dtype=np.float64)
+        return np.asarray(errors.real("s", s) - np.square(errors.real("p", p)) / self.alpha_p, dtype=np.float64)
 
     def delta(self, p: Rate) -> Float:
         """Delta = p [signal tau - total p] - eta, the rate of log s / 2: the mode grows where it is positive."""
+        p = errors.real("p", p)
         return np.asarray(p * (self.constant_tau * self.signal - self.total * p) - self.eta, dtype=np.float64)
 
     def roots(self) -> tuple[Float, Float]:
@@ -129,7 +130,7 @@ class Modes(System):
 
     def jacobian(self, p: Rate, s: Rate) -> Float:
         """d rhs / d (p, s), (..., 2, 2)."""
-        drive = self.constant_tau * self.signal
+        p, s, drive = errors.real("p", p), errors.real("s", s), self.constant_tau * self.signal
         gain = drive - self.total * p
         entries = (
             -self.alpha_p * self.total * s - self.decay_p,
@@ -148,6 +149,7 @@ class Modes(System):
         """
         if np.any(np.asarray(self.signal) != 1):
             raise DynamicsError("signal must be 1 for K: the theorem of alignment is for isotropic data.")
+        p, s = errors.real("p", p), errors.real("s", s)
         growth = p * (self.constant_tau - self.total * p)
         return np.asarray(self.alpha_p * self.total * s / 2 - growth + (self.decay_p + 2 * self.eta) / 2)
 
@@ -188,16 +190,18 @@ class Modes(System):
         """What is certain from (p, s) on: 1 the mode learns, -1 it collapses, 0 not settled yet. Equal decay above 0.
 
         From the corner (p_-, s_-) of the parabola: p <= p_- and s <= s_- can never be left and holds no other rest than
-        collapse; p >= p_- and s >= s_- can only be left where p > p_+ and c < 0. Without p_- everything collapses.
+        collapse; p >= p_- and s >= s_- can only be left where p > p_+ and c < 0. There s = p^2 / alpha_p + c is above
+        s_- until p is back at p_+ if alpha_p c >= p_-^2 - p_+^2, as c only shrinks. Without p_- everything collapses.
         """
         self._equal_decay()
         if np.any(np.asarray(self.eta) <= 0) or np.any(np.asarray(self.constant_tau) <= 0):
             raise DynamicsError("eta and tau must be above 0 for a verdict; see learns_without_decay for eta = 0.")
         low, high = self.roots()
         corner = low**2 / self.alpha_p
-        p, s = np.asarray(p), np.asarray(s)
+        p, s = errors.real("p", p), errors.real("s", s)
         dead = ((p <= low) & (s <= corner) & ~((p == low) & (s == corner))) | np.isnan(low) | (s <= 0)
-        alive = (p >= low) & (s >= corner) & ((p <= high) | (self.excess(p, s) >= 0)) & ~((p == low) & (s == corner))
+        stays = (p <= high) | (self.alpha_p * self.excess(p, s) >= low**2 - high**2)
+        alive = (p >= low) & (s >= corner) & stays & ~((p == low) & (s == corner))
         return np.asarray(np.where(dead, -1, np.where(alive, 1, 0)), dtype=np.int8)
 
 
@@ -220,6 +224,14 @@ class EMAModes(Modes):
     @property
     def layout(self) -> Layout:
         return _PST
+
+    def verdict(self, p: Rate, s: Rate) -> npt.NDArray[np.int8]:
+        """Refused, as is `learns_without_decay`: what becomes of (p, s) depends on how tau will move."""
+        raise DynamicsError("tau moves here: nothing is certain from p and s. Use Modes, or solve to the end.")
+
+    def learns_without_decay(self, p: Rate, s: Rate) -> npt.NDArray[np.bool_]:
+        """Refused."""
+        raise DynamicsError("tau moves here: this closed form is for a constant tau. Use Modes, or solve to the end.")
 
     def rhs(self, t: float | Float, y: Float) -> Float:
         p, s, tau = y[..., 0], y[..., 1], y[..., 2]
@@ -266,7 +278,10 @@ def ema_share(t: Float, p: Float, beta: float, start: float = 0.0) -> Float:
     """
     from scipy.integrate import cumulative_simpson
 
-    shift = np.exp(beta * (t - t[0]))
+    t, p = errors.times("t", t), errors.array("p", p, (np.size(t),))
+    if (np.diff(t) <= 0).any():
+        raise DynamicsError("t must increase.")
+    shift = np.exp(errors.number("beta", beta, low=0) * (t - t[0]))
     area = cumulative_simpson(p * shift, x=t, initial=0)
     return np.asarray((p[0] * start + beta * area) / (p * shift), dtype=np.float64)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from siamscope.dynamics import errors
 from siamscope.dynamics.errors import DynamicsError, Float
 from siamscope.dynamics.modes import Modes
 from siamscope.dynamics.solve import Adaptive, solve
@@ -28,7 +29,7 @@ def separatrix(modes: Modes, p_range: tuple[float, float], s_range: tuple[float,
         raise DynamicsError(f"{modes.vectors()[0]} must be one number: a separatrix belongs to one set of parameters.")
     if type(modes) is not Modes:
         raise DynamicsError(f"modes must be Modes; a {type(modes).__name__} has another plane.")
-    box = _Box(*p_range, *s_range)
+    box = _Box(*_ends("p_range", p_range), *_ends("s_range", s_range))
     if not (box.p0 < box.p1 and 0 <= box.s0 < box.s1):
         raise DynamicsError(f"p_range and s_range must increase, s from 0 or more; they are {p_range}, {s_range}.")
     modes.verdict(0.0, 0.0)  # refuses what has no verdict
@@ -42,6 +43,13 @@ def separatrix(modes: Modes, p_range: tuple[float, float], s_range: tuple[float,
     right, left = (_branch(modes, saddle, sign * along, box) for sign in (1, -1))
     curve = np.concatenate([left[::-1], saddle[None], right])
     return curve if curve[0, 0] <= curve[-1, 0] else curve[::-1]
+
+
+def _ends(name: str, value: tuple[float, float]) -> tuple[float, float]:
+    ends = errors.array(name, value, (2,))
+    if ends.ndim != 1:
+        raise DynamicsError(f"{name} must be two numbers; it has shape {ends.shape}.")
+    return float(ends[0]), float(ends[1])
 
 
 @dataclass(frozen=True)

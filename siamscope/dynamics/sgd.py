@@ -17,7 +17,7 @@ import numpy.typing as npt
 from siamscope.dynamics import errors
 from siamscope.dynamics.directset import SetFlow, SetRule, apply_rule
 from siamscope.dynamics.errors import DynamicsError, Float
-from siamscope.dynamics.matrix import MatrixFlow, Target
+from siamscope.dynamics.matrix import MatrixFlow, Predictor, Target, least_squares
 
 Decay = Literal["coupled", "per step"]
 
@@ -89,8 +89,10 @@ class Trained:
 class LinearSGD:
     """Settings of a run. x, x_noise, width, target, stop_gradient: as in `MatrixFlow`; the optimiser: see `rates`.
 
-    predictor: "trained", "symmetric", "none", or a `SetRule`, set at every step from F <- rho F + (1 - rho) E[f f^T] of
-        the batch's embeddings. A small rho biases it: W_p then follows the batch's noise.
+    predictor: "trained", "symmetric", "none", "optimal" or a `SetRule`. The last two are set at every step: a rule from
+        F <- rho F + (1 - rho) E[f f^T] of the batch's embeddings, "optimal" as C F^-1 with C the same average of
+        E[f_a f^T]. A small rho biases a rule: W_p then follows the batch's noise; a large one lets
+        "optimal" lag behind.
     alpha_p: the predictor's learning rate over lr.  batch: samples a step, fresh ones each time.
     """
 
@@ -107,14 +109,15 @@ class LinearSGD:
     target: Target = "online"
     ema: float = 0.99
     stop_gradient: bool = True
-    predictor: Literal["trained", "symmetric", "none"] | SetRule = "trained"
+    predictor: Predictor | SetRule = "trained"
     rho: float = 0.3
 
     def __post_init__(self) -> None:
         errors.whole("batch", self.batch)
         errors.number("rho", self.rho, low=0, high=1)
+        errors.flag("stop_gradient", self.stop_gradient)
         if not isinstance(self.predictor, SetRule):
-            errors.choice("predictor", self.predictor, ("trained", "symmetric", "none"))
+            errors.choice("predictor", self.predictor, ("trained", "symmetric", "none", "optimal"))
         flow = self.flow()  # checks the rest
         object.__setattr__(self, "x", flow.x)
         object.__setattr__(self, "x_noise", flow.x_noise)
@@ -132,15 +135,14 @@ class LinearSGD:
         )
 
     def flow(self) -> MatrixFlow | SetFlow:
-        """The gradient flow that training follows: step k is at time k * rates.time.
-
-        Of a `SetRule` the flow without a target network; F is then that of the views.
-        """
+        """The gradient flow that training follows: step k is at time k * rates.time. A rule's F is of the views."""
         speed = self.rates
         if isinstance(self.predictor, SetRule):
             if not self.stop_gradient:
                 raise DynamicsError("stop_gradient=False is not offered with a predictor that is set.")
-            return SetFlow(self.x, self.x_noise, self.width, speed.eta, self.predictor, "views")
+            return SetFlow(
+                self.x, self.x_noise, self.width, speed.eta, self.predictor, "views", self.target, speed.beta
+            )
         return MatrixFlow(
             self.x,
             self.x_noise,
@@ -168,9 +170,11 @@ class LinearSGD:
             DynamicsError: bad arguments. A run that diverges is stopped: see `Trained.diverged`.
         """
         errors.whole("steps", steps, low=0)
-        if not seeds:
-            raise DynamicsError("seeds must hold at least one number.")
-        run = _Run(self, start, [np.random.default_rng(seed) for seed in seeds])
+        if every is not None:
+            errors.whole("every", every)
+        if not isinstance(seeds, Sequence) or not seeds:
+            raise DynamicsError(f"seeds must be a list of one whole number or more; it is {seeds!r:.80}.")
+        run = _Run(self, start, [np.random.default_rng(errors.whole("seeds", seed, low=0)) for seed in seeds])
         kept, diverged = [(0, run.weights())], False
         for step in range(1, steps + 1):
             run.step()
@@ -208,7 +212,8 @@ class _Run:
         self.trained = trained
         unit_p = config.alpha_p if config.decay == "coupled" else 1 / config.rates.time
         self.weight_decay_p = config.rates.eta_p / unit_p
-        self.f: Float | None = None
+        self.f: Float | None = None  # E[f f^T], averaged
+        self.cross: Float | None = None  # E[f_a f^T]
         self.speed, self.speed_p = np.zeros_like(self.w), np.zeros_like(self.w_p)
 
     def _each(self, value: Float) -> Float:
@@ -227,9 +232,10 @@ class _Run:
         config = self.config
         x1, x2 = self._views()
         f1, f2 = x1 @ _t(self.w), x2 @ _t(self.w)
-        if isinstance(config.predictor, SetRule):
-            self._set(config.predictor, f1, f2)
-        grad, grad_p = self._gradients(x1, x2, f1, f2)
+        online = config.target == "online"
+        a1, a2 = (f1, f2) if online else (x1 @ _t(self.w_a), x2 @ _t(self.w_a))
+        self._set(f1, f2, a1, a2)
+        grad, grad_p = self._gradients(x1, x2, f1, f2, a1, a2)
         self.w = self._descend(self.w, grad, self.speed, config.lr, config.weight_decay)
         if self.trained:
             if config.predictor == "symmetric":
@@ -246,17 +252,25 @@ class _Run:
         centre = z[..., :k] @ mean.T
         return centre + z[..., k : k + j] @ noise.T, centre + z[..., k + j :] @ noise.T
 
-    def _set(self, rule: SetRule, f1: Float, f2: Float) -> None:
-        batch = (_t(f1) @ f1 + _t(f2) @ f2) / (2 * self.config.batch)
-        rho = self.config.rho
-        self.f = batch if self.f is None else rho * self.f + (1 - rho) * batch
-        self.w_p = apply_rule(rule, self.f)
+    def _set(self, f1: Float, f2: Float, a1: Float, a2: Float) -> None:
+        """W_p of the kinds that are not trained."""
+        rule = self.config.predictor
+        if isinstance(rule, SetRule):
+            self.f = self._average(self.f, f1, f2, f1, f2)
+            self.w_p = apply_rule(rule, self.f)
+        elif rule == "optimal":
+            self.f = self._average(self.f, f1, f2, f1, f2)
+            self.cross = self._average(self.cross, a2, a1, f1, f2)
+            self.w_p = least_squares(self.f, self.cross)
 
-    def _gradients(self, x1: Float, x2: Float, f1: Float, f2: Float) -> tuple[Float, Float]:
+    def _average(self, old: Float | None, a1: Float, a2: Float, b1: Float, b2: Float) -> Float:
+        """rho of the old, and the rest E[a b^T] over both views of the batch; the first batch counts whole."""
+        new = (_t(a1) @ b1 + _t(a2) @ b2) / (2 * self.config.batch)
+        return new if old is None else self.config.rho * old + (1 - self.config.rho) * new
+
+    def _gradients(self, x1: Float, x2: Float, f1: Float, f2: Float, a1: Float, a2: Float) -> tuple[Float, Float]:
         """Of the mean over the batch and over both orders of the views: with respect to W and W_p."""
         config = self.config
-        online = config.target == "online"
-        a1, a2 = (f1, f2) if online else (x1 @ _t(self.w_a), x2 @ _t(self.w_a))
         weight = 1 / (2 * config.batch)
         gap1, gap2 = (f1 @ _t(self.w_p) - a2) * weight, (f2 @ _t(self.w_p) - a1) * weight
         grad = _t(self.w_p) @ (_t(gap1) @ x1 + _t(gap2) @ x2)

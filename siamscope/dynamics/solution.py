@@ -13,8 +13,9 @@ from siamscope.dynamics.systems import System
 
 Status = Literal["done", "stopped", "diverged", "too many steps", "too small steps"]
 STATUSES: tuple[Status, ...] = ("done", "stopped", "diverged", "too many steps", "too small steps")
-"""done: reached the end of the time span. stopped: the stopping condition held first. diverged: a state not finite or
-beyond the limit. too many steps: gave up. too small steps: the tolerance asks for less than rounding allows."""
+"""done: reached the end of the time span. stopped: the stopping condition held first. diverged: a state beyond the
+limit, or a state or its rate of change not finite. too many steps: gave up. too small steps: the tolerance asks for
+less than rounding allows, as it does near a point where the rate of change stops being finite."""
 
 
 @dataclass(frozen=True)

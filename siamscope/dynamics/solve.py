@@ -5,9 +5,10 @@ Never endless: a state that leaves the limits, or a budget of steps that is spen
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from siamscope.dynamics import errors
 from siamscope.dynamics.errors import DynamicsError, Float
 from siamscope.dynamics.solution import Solution, Stats, Status
 from siamscope.dynamics.systems import System
+
+_LARGEST = 50_000_000  # numbers that save="steps" keeps: 400 MB
 
 Method = Literal["DOP853", "RK45", "LSODA", "Radau", "BDF"]
 Save = Literal["steps", "ends"]
@@ -70,8 +73,8 @@ class Adaptive:
         errors.number("atol", self.atol, low=0)
         if self.first_step is not None:
             errors.number("first_step", self.first_step, low=0, above=True)
-        if not self.max_step > 0:
-            raise DynamicsError(f"max_step must be above 0; it is {self.max_step}.")
+        if not (isinstance(self.max_step, float) and self.max_step == np.inf):
+            errors.number("max_step", self.max_step, low=0, above=True)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def solve(
     Args:
         start: the parts of the initial state by name, or a flat vector (size,).
         save: "steps", "ends", or the times (T,) to save at, in order from t0 to t1. A trajectory that ends early saves
-            the times it has reached and its end.
+            the times it has reached and its end. "steps" keeps up to 5e7 numbers; then it ends with "too many steps".
         solver: default `Adaptive()`.
         stop: ends the trajectory at the first step after which it holds; also looked at before the first step.
         max_steps: budget; `limit`: the size of an entry of the state that counts as diverged.
@@ -110,14 +113,22 @@ def solve(
         DynamicsError: bad arguments. Stiff or diverging flows are no error: see `Solution.status`.
     """
     y0 = initial(system, start)
+    check_stop(stop)
+    if not isinstance(solver, Adaptive | Euler | None):
+        raise DynamicsError(f"solver must be an Adaptive or an Euler; it is {solver!r:.80}.")
     if y0.ndim != 1:
         raise DynamicsError(f"start must be one state of {system.layout.size} numbers; for many see solve_many.")
+    if system.vectors():
+        raise DynamicsError(f"{system.vectors()[0]} must be one number for one trajectory; for many see solve_many.")
     t0, t1 = errors.number("t0", t0), errors.number("t1", t1)
+    errors.number("t1 - t0", t1 - t0)
     errors.whole("max_steps", max_steps)
+    errors.number("limit", limit, low=0, above=True)
     recorder = _Recorder(save, t0, t1, y0)
     solver = solver or Adaptive()
     span = _Span(system, y0, t0, t1, stop, max_steps, limit)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lsoda", UserWarning)  # what it warns of is in the status
         if isinstance(solver, Euler):
             status, stats = _euler(span, recorder, solver.step)
         else:
@@ -128,10 +139,17 @@ def solve(
 
 def initial(system: System, start: Start) -> Float:
     """The checked state, or states, (..., size) of a mapping of parts or of an array."""
+    if not isinstance(system, System):
+        raise DynamicsError(f"system must be a System, such as Modes(); it is {system!r:.80}.")
     if isinstance(start, Mapping):
         return system.start(start)
     flat = errors.array("start", start, (system.layout.size,))
     return system.start(system.layout.unpack(flat))
+
+
+def check_stop(stop: object) -> None:
+    if stop is not None and (isinstance(stop, type) or not callable(stop)):
+        raise DynamicsError(f"stop must be None or a condition such as Steady(); it is {stop!r:.80}.")
 
 
 @dataclass(frozen=True)
@@ -159,16 +177,20 @@ class _Span:
 
 
 def _adaptive(span: _Span, recorder: _Recorder, solver: Adaptive) -> tuple[Status, Stats]:
-    options = {"rtol": solver.rtol, "atol": solver.atol, "max_step": solver.max_step, "first_step": solver.first_step}
-    stepper = getattr(integrate, solver.method)(span.system.rhs, span.t0, span.y0, span.t1, **options)
+    status = span.before()
+    if status is None and not np.isfinite(span.system.rhs(span.t0, span.y0)).all():
+        status = "diverged"  # scipy's choice of the first step would be NaN, and the step endless
+    if status is not None:
+        recorder.end()
+        return status, Stats(0, 0, 1)
+    stepper = _stepper(span, solver)
     per_step = {"DOP853": 12, "RK45": 6}.get(solver.method)  # evaluations
     rejected, steps = 0, 0
-    status = span.before()
     while status is None:
         before = stepper.nfev
-        if steps == span.max_steps:
+        if steps == span.max_steps or recorder.full:
             status = "too many steps"
-        elif stepper.step() is not None and stepper.status == "failed":
+        elif not _steps(stepper):
             status = "too small steps" if np.isfinite(stepper.f if per_step else stepper.y).all() else "diverged"
         else:
             steps += 1
@@ -179,12 +201,36 @@ def _adaptive(span: _Span, recorder: _Recorder, solver: Adaptive) -> tuple[Statu
     return status, Stats(steps, rejected, stepper.nfev)
 
 
+def _stepper(span: _Span, solver: Adaptive) -> Any:
+    """scipy's integrator, with a first step that is a number: its own choice may not be, as with atol = 0 and y = 0."""
+    kind = getattr(integrate, solver.method)
+    options = {"rtol": solver.rtol, "atol": solver.atol, "max_step": solver.max_step, "first_step": solver.first_step}
+    if solver.first_step is not None:
+        options["first_step"] = min(solver.first_step, abs(span.t1 - span.t0))
+    stepper = kind(span.system.rhs, span.t0, span.y0, span.t1, **options)
+    if np.isfinite(getattr(stepper, "h_abs", 0.0)):
+        return stepper
+    options["first_step"] = min(1e-6, abs(span.t1 - span.t0))
+    return kind(span.system.rhs, span.t0, span.y0, span.t1, **options)
+
+
+def _steps(stepper: Any) -> bool:
+    """Take a step; False if there is none to take."""
+    try:
+        stepper.step()
+    except DynamicsError:
+        raise
+    except (ValueError, np.linalg.LinAlgError):  # the implicit ones, of a Jacobian that is not finite
+        return False
+    return bool(stepper.status != "failed")
+
+
 def _euler(span: _Span, recorder: _Recorder, wanted: float) -> tuple[Status, Stats]:
-    count = max(int(np.ceil(abs(span.t1 - span.t0) / wanted - 1e-9)), 1)
+    count = max(int(min(np.ceil(abs(span.t1 - span.t0) / wanted - 1e-9), 1e18)), 1)
     step, y, done = (span.t1 - span.t0) / count, span.y0, 0
     status = span.before()
     while status is None:
-        if done == span.max_steps:
+        if done == span.max_steps or recorder.full:
             status = "too many steps"
             break
         t = span.t0 + done * step
@@ -223,6 +269,10 @@ class _Recorder:
                 self._keep(t0, y0)
                 self.next += 1
 
+    @property
+    def full(self) -> bool:
+        return self.every and len(self.y) * self.y[0].size > _LARGEST
+
     def step(self, t: float, y: Float, dense: Callable[[], Callable[[float], Float]]) -> None:
         if self.times is not None:
             curve = None
@@ -250,10 +300,8 @@ class _Recorder:
 
 
 def _times(save: npt.ArrayLike, t0: float, t1: float) -> Float:
-    times = np.asarray(save, dtype=np.float64)
+    times = errors.times("save", save)
     sign = 1.0 if t1 >= t0 else -1.0
-    if times.ndim != 1 or not times.size or not np.isfinite(times).all():
-        raise DynamicsError("save must be 'steps', 'ends' or a vector of one finite time or more.")
     if (np.diff(times) * sign < 0).any() or sign * (times[0] - t0) < 0 or sign * (t1 - times[-1]) < 0:
         raise DynamicsError(f"save must hold times in order, from t0={t0:g} to t1={t1:g}.")
     return times

@@ -18,7 +18,7 @@ from siamscope.dynamics import errors
 from siamscope.dynamics.errors import DynamicsError, Float
 from siamscope.dynamics.modes import Modes
 from siamscope.dynamics.solution import STATUSES, Ensemble, Stats
-from siamscope.dynamics.solve import Start, Steady, Stop, initial
+from siamscope.dynamics.solve import Start, Steady, Stop, check_stop, initial
 from siamscope.dynamics.systems import System
 
 _C = np.array([0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1])
@@ -41,8 +41,8 @@ class Settled:
     """The verdict on a mode is certain (`Modes.verdict`): where it will end is known long before it gets there."""
 
     def __call__(self, system: System, t: float | Float, y: Float, dy: Float) -> npt.NDArray[np.bool_]:
-        if not isinstance(system, Modes):
-            raise DynamicsError("Settled is for Modes; use Steady for other systems.")
+        if not isinstance(system, Modes) or system.layout.names != ("p", "s"):
+            raise DynamicsError("Settled is for Modes (p, s); use Steady for other systems.")
         return np.asarray(system.verdict(y[..., 0], y[..., 1]) != 0)
 
 
@@ -78,6 +78,7 @@ def solve_many(
         DynamicsError: bad arguments. What became of each trajectory is in `Ensemble.code`.
     """
     y0 = initial(system, start)
+    check_stop(stop)
     if y0.ndim != 2 or not len(y0):
         raise DynamicsError(f"start must be states (N, {system.layout.size}), N at least 1; it has shape {y0.shape}.")
     for name in system.vectors():
@@ -86,7 +87,8 @@ def solve_many(
     t0, t1 = errors.number("t0", t0), errors.number("t1", t1, low=t0)
     errors.number("rtol", rtol, low=2.3e-14)
     errors.number("atol", atol, low=0, above=True)
-    block = block or max(32, 32_768 // y0.shape[1])
+    errors.number("limit", limit, low=0, above=True)
+    block = max(32, 32_768 // y0.shape[1]) if block is None else block
     settings = _Settings(rtol, atol, stop, errors.whole("max_steps", max_steps), limit, errors.whole("block", block))
     state = _State.begin(y0, t0)
     marks = np.array([t1]) if times is None else _marks(times, t0, t1)
@@ -132,9 +134,7 @@ class _State:
 
 
 def _marks(times: npt.ArrayLike, t0: float, t1: float) -> Float:
-    marks = np.asarray(times, dtype=np.float64)
-    if marks.ndim != 1 or not marks.size or not np.isfinite(marks).all():
-        raise DynamicsError("times must be a vector of one finite time or more.")
+    marks = errors.times("times", times)
     if (np.diff(marks) <= 0).any() or marks[0] < t0 or marks[-1] > t1:
         raise DynamicsError(f"times must increase, from t0={t0:g} or later to t1={t1:g} or earlier.")
     return marks
@@ -303,6 +303,9 @@ class _Block:
             if isinstance(settings.stop, Steady):
                 calm |= self._calm_on_average(settings.stop)
             code[calm] = STATUSES.index("stopped")
+        new = np.flatnonzero(self.steps <= _LOOK)
+        if len(new):  # no step can be taken from where the rate of change is not finite
+            code[new[~np.isfinite(self.k[0][:, new]).all(0)]] = STATUSES.index("diverged")
         size = self._fold(np.abs(self.y))
         code[~(size < settings.limit)] = STATUSES.index("diverged")
         return code

@@ -162,6 +162,23 @@ def test_verdicts_are_never_taken_back():
     assert np.array_equal(verdicts[-1] > 0, run["s"] > 1e-5)
 
 
+def test_a_mode_that_learns_from_above_is_seen_to():
+    """With p > p_+ and c < 0 it creeps towards p_+ for ever: certain once s cannot fall below the corner."""
+    rng = np.random.default_rng(8)
+    values = cases(rng, 500, top=0.95)
+    modes = Modes(**values)
+    low, high = modes.roots()
+    depth = rng.uniform(0, 1, 500)  # of alpha_p c between 0 and p_-^2 - p_+^2
+    p = high * rng.uniform(1, 2, 500)
+    s = (p**2 - depth * (high**2 - low**2)) / values["alpha_p"]
+    inside = s >= low**2 / values["alpha_p"]
+    assert (modes.verdict(p, s)[inside] == 1).all() and (modes.excess(p, s) < 0).all()
+    ends = solve_many(modes, {"p": p, "s": s}, 3e4, stop=Steady())
+    assert (ends["s"][inside] > 0.5 * (high**2 / values["alpha_p"])[inside]).all()
+    run = solve_many(modes, {"p": rng.uniform(-0.5, 2, 500), "s": rng.uniform(0.01, 1, 500)}, 1e6, stop=Settled())
+    assert run.count("stopped") == 500 and run.steps.max() < 500
+
+
 def test_separatrix():
     """2 % below it collapse, 2 % above it learn; it is not the parabola, and beyond p_+ it rises."""
     for options in each(cases(np.random.default_rng(8), 6)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,9 @@ OPTIONS = [
     {"predictor": "symmetric", "momentum": 0.5},
     {"stop_gradient": False},
     {"predictor": SetRule(0.5, boost="plain"), "rho": 0.9},
+    {"predictor": SetRule(0.5, boost="plain"), "rho": 0.9, "target": "ema", "ema": 0.99},
+    {"predictor": "optimal", "rho": 0.9},
+    {"predictor": "optimal", "rho": 0.9, "target": "ema", "ema": 0.99},
 ]
 
 
@@ -116,6 +121,42 @@ def test_training_follows_the_flow(options):
     assert off < 0.03 * np.linalg.norm(want)
     wrong = solve(flow, full, 0.8 * time, save="ends").final["W"]
     assert off < 0.5 * np.linalg.norm(got - wrong)
+
+
+def test_a_momentum_target_is_not_the_online_weights():
+    """Negative control of the above: the flow with the other target is far from what SGD with a rule does."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 4, 4)) / 2
+    run = LinearSGD(
+        a @ a.T, 0.3 * b @ b.T, 3, lr=0.002, batch=512, weight_decay=0.1, predictor=SetRule(0.5, boost="plain"),
+        rho=0.9, target="ema", ema=0.999,
+    )  # fmt: skip
+    start = {"W": rng.standard_normal((3, 4)), "W_a": np.zeros((3, 4))}
+    got = run.train(start, 1000, seeds=(1,))
+    ends = {
+        target: solve(dataclasses.replace(run.flow(), target=target), parts, 2.0, save="ends").final
+        for target, parts in (("ema", start), ("online", {"W": start["W"]}))
+    }
+    off = {target: np.linalg.norm(got.w[-1, 0] - end["W"]) for target, end in ends.items()}
+    assert off["ema"] < 0.04 * np.linalg.norm(got.w[-1, 0]) and off["online"] > 10 * off["ema"]
+    assert np.linalg.norm(got.w_a[-1, 0] - ends["ema"]["W_a"]) < 0.05 * np.linalg.norm(ends["ema"]["W_a"])
+
+
+def test_the_optimal_predictor_of_a_batch_is_least_squares():
+    """rho = 0: no step has a gradient along W, so that W W^T stays (A13), up to the step; with a lagging F it grows."""
+    w = np.random.default_rng(3).standard_normal((3, WIDTH)) / 3
+    grown = {}
+    for lr, rho in ((0.01, 0.0), (0.005, 0.0), (0.01, 0.9)):
+        run = LinearSGD(X, NOISE, 3, lr=lr, batch=256, predictor="optimal", rho=rho)
+        out = run.train({"W": w}, round(5 / lr), seeds=(0,))
+        last = out.w[-1, 0]
+        grown[lr, rho] = np.linalg.norm(last @ last.T - w @ w.T) / np.linalg.norm(w @ w.T)
+        assert np.linalg.norm(last - w) > 0.5 * np.linalg.norm(w)  # although W moves
+        want = run.flow().predictor_at(out.w[-1].reshape(1, -1))[0]
+        assert np.linalg.norm(out.w_p[-1, 0] - want) < 0.1 * np.linalg.norm(want)
+        assert np.linalg.norm(out.w_p[-1, 0] - np.eye(3)) > 0.3
+    assert grown[0.01, 0.0] < 0.01 < 0.05 < grown[0.01, 0.9]
+    assert grown[0.005, 0.0] == pytest.approx(grown[0.01, 0.0] / 2, rel=0.2)
 
 
 def test_conventions_of_weight_decay():
@@ -180,7 +221,8 @@ def test_divergence_stops_a_run():
         ({"batch": 0}, {}, "batch"),
         ({"ema": 1.5}, {}, "ema"),
         ({"rho": -0.1}, {}, "rho"),
-        ({"predictor": "optimal"}, {}, "predictor"),
+        ({"predictor": "mlp"}, {}, "predictor"),
+        ({"stop_gradient": 0}, {}, "stop_gradient"),
         ({"predictor": SetRule(), "stop_gradient": False}, {}, "stop_gradient"),
         ({}, {"W": np.ones((3, 2))}, "W must have shape"),
         ({}, {"W_a": np.ones((2, 2))}, "start must hold"),

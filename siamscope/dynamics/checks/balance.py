@@ -21,7 +21,7 @@ from siamscope.dynamics.checks.common import (
     widths,
 )  # fmt: skip
 from siamscope.dynamics.checks.registry import Claim, Experiment, experiment
-from siamscope.dynamics.errors import Float
+from siamscope.dynamics.errors import Float, Rate
 from siamscope.dynamics.matrix import MatrixFlow, gradients, objective, subspace
 from siamscope.dynamics.reduced import ReducedFlow
 from siamscope.dynamics.sgd import rates
@@ -77,7 +77,7 @@ def _trajectory(rng: Rng, t1: float, solver: Adaptive | Euler = FINE, **options:
     return flow, path(flow, {"W": w, "W_p": w_p}, t1, solver=solver)
 
 
-def _rest(balance: Float, times: Float, eta: float) -> Float:
+def _rest(balance: Float, times: Float, eta: Rate) -> Float:
     """What is left of a balance (T, n, n) that should decay as exp(-2 eta t)."""
     return np.asarray(balance - np.exp(-2 * eta * times)[:, None, None] * balance[0], dtype=np.float64)
 

@@ -135,6 +135,79 @@ def test_modes_of_a_set_flow():
         np.testing.assert_allclose(2 * np.diag(move) * np.sqrt(s), modes.rhs(0.0, s), atol=1e-12)
 
 
+RULES = [SetRule(eps=0.1), SetRule(1.0, 0.1, boost="plain"), SetRule(eps=0.1, shift=0.05, boost="code")]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_modes_of_a_set_flow_with_a_momentum_target(rule):
+    """W_a part of the state: singular values and tau_j of the flow are those of SetModes(tau="ema")."""
+    u, v = (np.linalg.qr(np.random.default_rng(k).standard_normal((3, 3)))[0] for k in (0, 1))
+    signal, sigma2 = np.array([1.0, 0.8, 1.3]), np.array([0.0, 0.4, 1.0])
+    s, tau = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.6, 1.0])
+    x, noise = ((u * d) @ u.T for d in (signal, sigma2))
+    flow = SetFlow((x + x.T) / 2, (noise + noise.T) / 2, 3, 0.05, rule, target="ema", beta=0.3)
+    modes = SetModes(3, 0.05, sigma2, signal, "ema", rule, beta=0.3)
+    w = (v * np.sqrt(s)) @ u.T
+    times = np.array([1.0, 6.0, 30.0])
+    path = solve(flow, {"W": w, "W_a": (v * (tau * np.sqrt(s))) @ u.T}, 30.0, save=times, solver=FINE)
+    want = solve(modes, {"s": s, "tau": tau}, 30.0, save=times, solver=FINE)
+    inside, behind = (np.diagonal(v.T @ path[name] @ u, axis1=1, axis2=2) for name in ("W", "W_a"))
+    np.testing.assert_allclose(inside**2, want["s"], atol=1e-8)
+    np.testing.assert_allclose(behind, want["tau"] * np.sqrt(want["s"]), atol=1e-8)
+    online = solve(SetModes(3, 0.05, sigma2, signal, 1.0, rule), {"s": s}, 30.0, save=times, solver=FINE)
+    assert np.abs(online["s"] - want["s"]).max() > 0.01
+
+
+def test_a_momentum_target_changes_the_way_and_not_the_rest():
+    """DirectPred, one mode: tau -> 1, s -> p_+^2; below p_- also tau = 1 does not help; beta = 0 holds W_a still."""
+    low, high = (float(p) for p in Modes(eta=0.04, sigma2=0.1).roots())
+    flow = SetModes(eta=0.04, sigma2=0.1, tau="ema", beta=0.4)
+    got = end(flow, {"s": [(3 * low) ** 2], "tau": [1.0]})
+    assert (got["s"][0], got["tau"][0]) == (pytest.approx(high**2, abs=1e-6), pytest.approx(1.0, abs=1e-6))
+    gone = end(flow, {"s": [(0.9 * low) ** 2], "tau": [1.0]}, 200.0)
+    assert gone["s"][0] < 1e-5 and gone["tau"][0] == pytest.approx(0.4 / 0.36, rel=0.02)  # as of a trained predictor
+    still = solve(SetModes(eta=0.0, tau="ema", beta=0.0), {"s": [0.25], "tau": [0.6]}, 30.0, solver=FINE)
+    np.testing.assert_allclose(still["tau"] * np.sqrt(still["s"]), 0.3, rtol=1e-8)
+    fast = SetFlow(np.eye(2), 0.1 * np.eye(2), 2, 0.04, SetRule(), target="ema", beta=1e4)
+    slow = SetFlow(np.eye(2), 0.1 * np.eye(2), 2, 0.04, SetRule())
+    w = np.array([[0.5, 0.1], [-0.2, 0.4]])
+    ends = [
+        solve(f, dict.fromkeys(f.layout.names, w), 3.0, save="ends", solver=Adaptive("LSODA", 1e-9, 1e-11)).final
+        for f in (fast, slow)
+    ]
+    np.testing.assert_allclose(ends[0]["W"], ends[1]["W"], atol=1e-3)
+
+
+def test_each_trajectory_may_have_rates_of_its_own():
+    rng = np.random.default_rng(3)
+    eta, beta, tau = rng.uniform(0.01, 0.1, 4), rng.uniform(0.1, 1, 4), rng.uniform(0.5, 1, 4)
+    x, noise = np.diag([1.0, 2, 0.5]), np.diag([0.1, 0.0, 0.4])
+    flows = [
+        (SetModes(3, eta, np.diag(noise), np.diag(x), tau), lambda i: (eta[i], np.diag(noise), np.diag(x), tau[i])),
+        (
+            SetModes(3, eta, np.diag(noise), np.diag(x), "ema", beta=beta),
+            lambda i: (eta[i], np.diag(noise), np.diag(x), "ema", SetRule(), beta[i]),
+        ),
+    ]
+    cases = [(many, [SetModes(3, *options(i)) for i in range(4)]) for many, options in flows]
+    both = {"rule": SetRule(eps=0.1), "correlation": "views", "target": "ema"}
+    alone = [SetFlow(x, noise, 3, eta[i], beta=beta[i], **both) for i in range(4)]
+    cases.append((SetFlow(x, noise, 3, eta, beta=beta, **both), alone))
+    for many, each in cases:
+        y = rng.uniform(0.1, 1, (4, many.layout.size))
+        np.testing.assert_allclose(many.rhs(0.0, y), [f.rhs(0.0, z) for f, z in zip(each, y, strict=True)], atol=1e-13)
+        ends = solve_many(many, y, 5.0, rtol=1e-8, atol=1e-11, block=3).y
+        want = [solve(f, z, 5.0, save="ends", solver=FINE).y[-1] for f, z in zip(each, y, strict=True)]
+        np.testing.assert_allclose(ends, want, atol=1e-6)
+
+
+def test_one_bad_state_of_a_batch_does_not_spoil_the_others():
+    f = np.stack([np.eye(2), np.full((2, 2), np.nan), 4 * np.eye(2)])
+    w_p = apply_rule(SetRule(), f)
+    np.testing.assert_allclose(w_p[[0, 2]], [np.eye(2), 2 * np.eye(2)])
+    assert np.isnan(w_p[1]).all()
+
+
 def test_what_f_is_measured_on():
     rng = np.random.default_rng(2)
     w, x, noise = rng.standard_normal((3, 5)), np.diag([1.0, 2, 3, 4, 5]), np.diag([0.5, 0.1, 0.0, 2.0, 1.0])
@@ -197,6 +270,12 @@ def test_without_predictor_only_an_eigenvalue_of_one_lives():
         (lambda: SetModes(2).start({"s": [0.1, -0.1]}), "negative"),
         (lambda: SetFlow(np.eye(3), np.eye(2), 3), "x_noise"),
         (lambda: SetFlow(np.eye(2), np.eye(2), 2, correlation="all"), "correlation"),
+        (lambda: SetFlow(np.eye(2), np.eye(2), 2, target="frozen"), "target"),
+        (lambda: SetFlow(np.eye(2), np.eye(2), 2, beta=-1.0), "beta"),
+        (lambda: SetModes(tau="byol"), "tau"),
+        (lambda: SetModes(rule=np.sqrt), "rule"),
+        (lambda: apply_rule(SetRule(), np.ones((2, 3))), "f must be square"),
+        (lambda: largest_decay(-1.0), "sigma2"),
         (lambda: SubspaceTheorem(-0.1, 1.0), "eta"),
         (lambda: subspace(3, 4, 1.0), "rank"),
         (lambda: fixed_points(np.eye(2), np.eye(2), [2]), "rows"),

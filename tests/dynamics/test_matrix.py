@@ -9,12 +9,14 @@ from scipy.linalg import expm
 from siamscope.dynamics import (
     Adaptive,
     DynamicsError,
+    EMAModes,
     Euler,
     MatrixFlow,
     gradients,
     hessian,
     objective,
     solve,
+    solve_many,
     subspace,
 )
 
@@ -202,6 +204,52 @@ def test_a_batch_of_states_is_the_states_one_by_one():
         states = rng.standard_normal((4, flow.layout.size))
         together = flow.rhs(0.0, states)
         np.testing.assert_allclose(together, [flow.rhs(0.0, y) for y in states], rtol=1e-12, atol=1e-13)
+
+
+def test_each_trajectory_may_have_rates_of_its_own():
+    rng = np.random.default_rng(11)
+    x, noise = data(rng, 5)
+    rates = {name: rng.uniform(0.1, 1, 4) for name in ("alpha_p", "eta", "eta_p", "beta")}
+    flow = MatrixFlow(x, noise, 3, **rates)
+    states = rng.standard_normal((4, flow.layout.size))
+    alone = [MatrixFlow(x, noise, 3, **{name: float(v[i]) for name, v in rates.items()}) for i in range(4)]
+    want = [one.rhs(0.0, y) for one, y in zip(alone, states, strict=True)]
+    np.testing.assert_allclose(flow.rhs(0.0, states), want, rtol=1e-12, atol=1e-13)
+    balances = [one.balance(y) for one, y in zip(alone, states, strict=True)]
+    np.testing.assert_allclose(flow.balance(states), balances, rtol=1e-12)
+    runs = solve_many(flow, states, 5.0, rtol=1e-8, atol=1e-11, block=3)
+    ends = [solve(one, y, 5.0, save="ends", solver=FINE).y[-1] for one, y in zip(alone, states, strict=True)]
+    np.testing.assert_allclose(runs.y, ends, atol=1e-6)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_commuting_data_part_into_modes(equal):
+    """Appendix D: where X, X', W^T W, W_p commute, (p, s, tau) of each mode follow eqs (11) to (13) with its variances.
+
+    The singular vectors stay put and a mode's numbers can be read off; with the variances of X' left out they are
+    wrong.
+    """
+    rng = np.random.default_rng(12)
+    n1, n2 = 6, 4
+    u, v = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (n1, n2))
+    signal, sigma2 = (np.ones(n1), np.full(n1, 0.1)) if equal else (rng.uniform(0.5, 2, n1), rng.uniform(0, 0.5, n1))
+    x, noise = (u * signal) @ u.T, (u * sigma2) @ u.T
+    p, w, tau = rng.uniform(0.2, 1, n2), rng.uniform(0.3, 1, n2), rng.uniform(0.2, 1, n2)
+    flow = MatrixFlow((x + x.T) / 2, (noise + noise.T) / 2, n2, alpha_p=1.7, eta=0.05, beta=0.4)
+    weights = (v * w) @ u[:, :n2].T
+    start = {"W": weights, "W_p": (v * p) @ v.T, "W_a": (v * (tau * w)) @ u[:, :n2].T}
+    times = np.array([1.0, 5.0, 20.0])
+    path = solve(flow, start, 20.0, save=times, solver=FINE)
+    inside = v.T @ path["W"] @ u
+    assert np.abs(inside * (1 - np.eye(n2, n1))).max() < 1e-9
+    diagonals = [np.diagonal(m, axis1=1, axis2=2) for m in (v.T @ path["W_p"] @ v, inside, v.T @ path["W_a"] @ u)]
+    got = np.stack([diagonals[0], diagonals[1] ** 2, diagonals[2] / diagonals[1]], axis=-1)
+    y0 = np.stack([p, w**2, tau], axis=-1)
+    options = {"alpha_p": 1.7, "eta": 0.05, "beta": 0.4, "signal": signal[:n2]}
+    run = solve_many(EMAModes(sigma2=sigma2[:n2], **options), y0, 20.0, times=times, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(got, run.path, atol=1e-6)
+    wrong = solve_many(EMAModes(sigma2=0.0, **options), y0, 20.0, times=times, rtol=1e-9, atol=1e-12)
+    assert np.abs(got - wrong.path).max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from siamscope.dynamics import Adaptive, DynamicsError, MatrixFlow, Modes, ReducedFlow, solve, subspace
+from siamscope.dynamics import Adaptive, DynamicsError, MatrixFlow, Modes, ReducedFlow, solve, solve_many, subspace
 
 FINE = Adaptive(rtol=1e-11, atol=1e-13)
 CONFIGS = [
@@ -145,6 +145,27 @@ def test_aligned_matrices_are_modes():
     np.testing.assert_allclose(move["F"], (u * rates[:, 1]) @ u.T, atol=1e-12)
     k = flow.k(0.0, flow.layout.pack({"F": f, "W_p": w_p}))
     np.testing.assert_allclose(np.diag(u.T @ k @ u), modes.aligned_k(p, s), atol=1e-12)
+
+
+def test_each_trajectory_may_have_rates_of_its_own():
+    rng = np.random.default_rng(9)
+    rates = {name: rng.uniform(0.05, 1, 4) for name in ("alpha_p", "eta", "sigma2", "tau", "eta_p")}
+    for extra in ({}, {"symmetric": False}, {"tau": "ema", "beta": rng.uniform(0.1, 1, 4)}):
+        values = rates | extra
+        flow = ReducedFlow(3, **values)
+        each = [
+            ReducedFlow(3, **{name: float(v[i]) if isinstance(v, np.ndarray) else v for name, v in values.items()})
+            for i in range(4)
+        ]
+        y = np.stack([start(rng, flow) for _ in range(4)])
+        for ask in (
+            lambda f, y: f.rhs(0.0, y), lambda f, y: f.k(0.0, y), lambda f, y: f.balance(y),
+            lambda f, y: f.balance_source(y),
+        ):  # fmt: skip
+            np.testing.assert_allclose(ask(flow, y), [ask(f, z) for f, z in zip(each, y, strict=True)], atol=1e-13)
+        ends = solve_many(flow, y, 3.0, rtol=1e-8, atol=1e-11, block=3).y
+        want = [solve(f, z, 3.0, save="ends", solver=FINE).y[-1] for f, z in zip(each, y, strict=True)]
+        np.testing.assert_allclose(ends, want, atol=1e-6)
 
 
 def test_a_batch_is_its_members():

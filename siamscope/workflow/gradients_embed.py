@@ -130,6 +130,13 @@ class Images:
     batches: tuple[Tensor, ...]
     norm: Normalisation
     device: torch.device
+    total: int
+    """Training images that there are."""
+
+    @property
+    def count(self) -> int:
+        """Images in the batches."""
+        return sum(map(len, self.batches))
 
     @classmethod
     def of(cls, recipe: Recipe, count: int, batches: int, reporter: Reporter) -> Images:
@@ -149,7 +156,7 @@ class Images:
         read = tuple(torch.from_numpy(dataset.train.read(np.sort(part).astype(np.int64))) for part in parts)
         settled = replace(recipe, data=replace(dataset.config, cache_dir=recipe.data.cache_dir))
         device = choose_device(recipe.train.device)
-        return cls(settled, dataset.name, dataset.train.channels, read, normalisation(dataset), device)
+        return cls(settled, dataset.name, dataset.train.channels, read, normalisation(dataset), device, total)
 
     @torch.no_grad()
     def embedded(self, model: Siamese, momentum: bool = False) -> Embeddings:

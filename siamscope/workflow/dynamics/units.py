@@ -1,0 +1,100 @@
+"""A recipe's optimiser and loss in the units of the theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from siamscope.dynamics import Rates, rates
+from siamscope.dynamics.errors import Float
+from siamscope.recipe import Recipe
+from siamscope.training.optim import rate_factor
+
+
+class PredictError(ValueError):
+    """A recipe or run about which the theory says nothing; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """rates: of the flow, at the optimiser's peak rate.  alpha_p: the predictor's rate over the encoder's.
+
+    loss: how many times the theory's J the loss is.  weight_decay: the recipe's.  per_step: whether that is the share
+    by which a step shrinks weights, and not coupled to the learning rate.
+    notes: where the recipe leaves the theory's ground; empty if it does not.
+    """
+
+    rates: Rates
+    alpha_p: float
+    loss: float
+    weight_decay: float
+    per_step: bool
+    notes: tuple[str, ...]
+
+    def as_weight_decay(self, eta: Float) -> Float:
+        """eta in the recipe's own unit of weight decay."""
+        return eta * (self.rates.time if self.per_step else self.loss)
+
+
+def units(recipe: Recipe) -> Units:
+    """The theory's rates for a recipe.
+
+    The loss is `loss` times J: 2 for the squared distance |p - t|^2, and 1 for minus the cosine, which is half the
+    squared distance of unit vectors. So a step of rate lr is loss * lr / (1 - momentum) of time, and a coupled weight
+    decay, which is added to the gradient of the loss, is loss * eta.
+
+    Raises:
+        PredictError: an objective that is not the squared distance or the cosine of prediction and target.
+    """
+    optim, row = recipe.optim, recipe.method
+    if row.objective != "asymmetric":
+        raise PredictError(
+            f"method {row.name!r} has the objective {row.objective!r}; the theory is of methods without negatives, "
+            "which pull a prediction to a target (objective 'asymmetric': SimSiam, BYOL, DirectPred, ...)"
+        )
+    loss = 2.0 if row.distance == "euclidean" else 1.0
+    per_step = optim.decay == "per-step"
+    own = optim.predictor_weight_decay
+    share = 1.0 if per_step else 1 / loss
+    found = rates(
+        loss * peak_rate(recipe),
+        optim.weight_decay * share,
+        decay="per step" if per_step else "coupled",
+        momentum=0.0 if optim.name == "adamw" else optim.momentum,
+        ema=row.momentum if row.target == "momentum" else 0.0,
+        alpha_p=optim.predictor_lr,
+        weight_decay_p=(optim.weight_decay if own < 0 else own) * share,
+    )
+    return Units(found, optim.predictor_lr, loss, optim.weight_decay, per_step, tuple(_notes(recipe)))
+
+
+def peak_rate(recipe: Recipe) -> float:
+    """The learning rate after warm-up."""
+    return recipe.optim.lr * (recipe.train.batch_size / 256 if recipe.optim.lr_scaling else 1.0)
+
+
+def times(found: Units, recipe: Recipe, steps_per_epoch: int, steps: int) -> Float:
+    """(steps + 1,) the flow's time after each step, with warm-up and schedule."""
+    total = recipe.train.steps or max(round(recipe.train.epochs * steps_per_epoch), 1)
+    warmup = round(recipe.optim.warmup_epochs * steps_per_epoch)
+    factors = [rate_factor(k, total, warmup, recipe.optim.final_lr) for k in range(1, steps + 1)]
+    return np.concatenate([[0.0], np.cumsum(factors) * found.rates.time])
+
+
+def _notes(recipe: Recipe) -> list[str]:
+    optim, row = recipe.optim, recipe.method
+    said = []
+    if optim.name != "sgd":
+        said.append(f"{optim.name} rescales gradients; time and weight decay are those that SGD would have at its rate")
+    if row.normalise != "none" or row.distance == "cosine":
+        said.append("embeddings are normalised; the theory's are not, and its scale and thresholds need not hold")
+    if optim.final_lr != 1 or optim.warmup_epochs:
+        said.append("the rate has a schedule: time follows it, beta (and a decay per step) are taken at the peak")
+    if row.target == "momentum" and row.momentum_end != row.momentum:
+        said.append("the target's momentum has a schedule; beta is taken at its start")
+    if optim.exclude_norm_and_bias:
+        said.append("biases and normalisation layers have no weight decay; the theory has neither")
+    if recipe.views.local_crops or recipe.views.cutmix:
+        said.append("local crops and CutMix are not in the theory; the two global views are used")
+    return said

@@ -102,7 +102,9 @@ def fixed_points(x: npt.ArrayLike, x_noise: npt.ArrayLike, rows: npt.ArrayLike) 
         raise DynamicsError("x + x_noise must be invertible.") from None
     picked = np.asarray(rows)
     if picked.ndim != 1 or picked.dtype.kind not in "iu" or (picked < 0).any() or (picked >= len(values)).any():
-        raise DynamicsError(f"rows must be a list of whole numbers from 0 to {len(values) - 1}; it is {rows!r:.80}.")
+        raise DynamicsError(
+            f"rows must be a list of whole numbers from 0 to {len(values) - 1}; it is {errors.shown(rows)}."
+        )
     return np.asarray(vectors.T[::-1][picked], dtype=np.float64), np.diag(values[::-1][picked])
 
 

@@ -177,7 +177,7 @@ class SetFlow(System):
 
 def _is_rule(rule: object) -> None:
     if not isinstance(rule, SetRule):
-        raise DynamicsError(f"rule must be a SetRule; it is {rule!r:.80}.")
+        raise DynamicsError(f"rule must be a SetRule; it is {errors.shown(rule)}.")
 
 
 def apply_rule(rule: SetRule, f: Float) -> Float:

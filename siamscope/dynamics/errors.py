@@ -16,14 +16,23 @@ class DynamicsError(ValueError):
     """A system, a starting point or a setting that makes no sense; the message names it and says what it must be."""
 
 
+def shown(value: object) -> str:
+    """A value in one line of a message, shortened."""
+    try:
+        line = " ".join(repr(value).split())
+    except ValueError:  # an integer of too many digits
+        line = f"a {type(value).__name__}"
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise DynamicsError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
+        raise DynamicsError(f"{name}={shown(value)}: choose one of {', '.join(allowed)}.")
 
 
 def flag(name: str, value: object) -> None:
     if not isinstance(value, bool | np.bool_):
-        raise DynamicsError(f"{name} must be True or False; it is {value!r:.80}.")
+        raise DynamicsError(f"{name} must be True or False; it is {shown(value)}.")
 
 
 def number(name: str, value: object, *, low: float = -np.inf, high: float = np.inf, above: bool = False) -> float:
@@ -65,7 +74,7 @@ def of_time(name: str, function: Callable[[float | Float], float | Float], t: fl
 
 def whole(name: str, value: object, *, low: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < 1 << 53:
-        raise DynamicsError(f"{name} must be a whole number of at least {low}; it is {value!r}.")
+        raise DynamicsError(f"{name} must be a whole number of at least {low}; it is {shown(value)}.")
     return int(value)
 
 
@@ -115,7 +124,7 @@ def real(name: str, value: object) -> Float:
             raise TypeError
         return out.astype(np.float64, copy=False)
     except (TypeError, ValueError):
-        raise DynamicsError(f"{name} must hold real numbers; it is {value!r:.80}.") from None
+        raise DynamicsError(f"{name} must hold real numbers; it is {shown(value)}.") from None
 
 
 def _real(name: str, value: object) -> Float:

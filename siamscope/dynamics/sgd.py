@@ -173,7 +173,7 @@ class LinearSGD:
         if every is not None:
             errors.whole("every", every)
         if not isinstance(seeds, Sequence) or not seeds:
-            raise DynamicsError(f"seeds must be a list of one whole number or more; it is {seeds!r:.80}.")
+            raise DynamicsError(f"seeds must be a list of one whole number or more; it is {errors.shown(seeds)}.")
         run = _Run(self, start, [np.random.default_rng(errors.whole("seeds", seed, low=0)) for seed in seeds])
         kept, diverged = [(0, run.weights())], False
         for step in range(1, steps + 1):

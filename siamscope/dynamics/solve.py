@@ -115,7 +115,7 @@ def solve(
     y0 = initial(system, start)
     check_stop(stop)
     if not isinstance(solver, Adaptive | Euler | None):
-        raise DynamicsError(f"solver must be an Adaptive or an Euler; it is {solver!r:.80}.")
+        raise DynamicsError(f"solver must be an Adaptive or an Euler; it is {errors.shown(solver)}.")
     if y0.ndim != 1:
         raise DynamicsError(f"start must be one state of {system.layout.size} numbers; for many see solve_many.")
     if system.vectors():
@@ -140,7 +140,7 @@ def solve(
 def initial(system: System, start: Start) -> Float:
     """The checked state, or states, (..., size) of a mapping of parts or of an array."""
     if not isinstance(system, System):
-        raise DynamicsError(f"system must be a System, such as Modes(); it is {system!r:.80}.")
+        raise DynamicsError(f"system must be a System, such as Modes(); it is {errors.shown(system)}.")
     if isinstance(start, Mapping):
         return system.start(start)
     flat = errors.array("start", start, (system.layout.size,))
@@ -149,7 +149,7 @@ def initial(system: System, start: Start) -> Float:
 
 def check_stop(stop: object) -> None:
     if stop is not None and (isinstance(stop, type) or not callable(stop)):
-        raise DynamicsError(f"stop must be None or a condition such as Steady(); it is {stop!r:.80}.")
+        raise DynamicsError(f"stop must be None or a condition such as Steady(); it is {errors.shown(stop)}.")
 
 
 @dataclass(frozen=True)

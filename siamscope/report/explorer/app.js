@@ -122,7 +122,7 @@
   function facts(now) {
     const { m } = now, ends = model.roots(m), list = [];
     const lives = m.stop && m.predictor !== "none";
-    if (lives) list.push(["Shrinks below p₋, rests at p₊", ends ? `${number(ends.low)}, ${number(ends.high)}` : "neither exists"]);
+    if (lives) list.push(["Tipping point p₋, resting point p₊", ends ? `${number(ends.low)}, ${number(ends.high)}` : "none"]);
     if (lives) list.push(["Largest η for this σ²", number(model.etaLimit(m))]);
     if (model.isEma(m)) list.push(["τ = target over encoder, now", number(now.now.tau)]);
     if (lives && m.predictor === "trained") {
@@ -143,11 +143,12 @@
     list.push(patch(c.alive_bg) + "starts that learn", patch(c.dead_bg) + "starts that collapse");
     list.push(stroke(root.siamscopePortrait.tone(now.code), "", 3) + "this start");
     if (now.other) list.push(stroke(c.ghost, "5 4", 2.5) + view.compare.label);
-    list.push(dot(c.ink) + "stable");
-    if (lives) list.push(dot(c.page) + "unstable");
+    list.push(dot(c.ink) + "resting point");
+    if (lives) list.push(dot(c.page) + "tipping point");
     if (m.predictor === "trained") list.push(stroke(c.p, "5 4") + "p stands still");
     if (m.predictor === "trained" && m.stop && model.roots(m)) list.push(stroke(c.tau, "5 4") + "s stands still");
-    if (m.predictor === "trained" && m.eta > 0) list.push(stroke(c.soft, "1.5 3.5") + "s = p²/αₚ");
+    if (m.predictor === "trained" && m.eta > 0 && m.stop) list.push(stroke(c.soft, "1.5 3.5") + "s = p²/αₚ");
+    if (model.isEma(m)) list.push(`arrows: for τ = ${number(now.tau, 2)}, as at the time shown`);
     const text = list.map((item) => `<li>${item}</li>`).join(""), place = find("legend");
     if (place.dataset.text !== text) { place.innerHTML = text; place.dataset.text = text; }
   }
@@ -165,11 +166,12 @@
     view.preset = preset;
     view.state = Object.assign({}, START, preset.set, { balance: Boolean(preset.balance) });
     view.compare = preset.compare || null;
-    view.zoom = preset.zoom || 1;
+    view.zoom = 1;
     put("claim-title", preset.title);
     put("claim-text", preset.text);
     for (const chip of find("presets").children) {
       chip.setAttribute("aria-pressed", String(chip.dataset.id === preset.id));
+      if (chip.dataset.id === preset.id) find("presets").scrollLeft = chip.offsetLeft - find("presets").offsetLeft - 40;
     }
     later(true);
   }
@@ -178,7 +180,6 @@
     const next = (presets.indexOf(view.preset) + by + presets.length) % presets.length;
     select(presets[next].id);
     remember();
-    find("presets").children[next].scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   function theme(name) {

@@ -22,7 +22,7 @@
     { name: "eps", label: "Predictor boost ε", kind: "range", min: 0, max: 1, step: 0.01, on: set,
       help: "Added to p, so that weak modes get a push (ε times the largest s in the paper).", why: "For DirectPred and DirectCopy." },
     { name: "target", label: "Target", kind: "choice", on: (s) => s.stop,
-      options: { fixed: "a fixed share τ of the encoder", ema: "slow average (EMA) of the encoder" },
+      options: { fixed: "encoder itself, times τ", ema: "slow average (EMA)" },
       help: "What the online branch is compared with.", why: "Without stop-gradient it is the encoder itself." },
     { name: "tau", label: (s) => (average(s) ? "Target over encoder at the start, τ(0)" : "Target over encoder, τ"), kind: "range",
       min: 0.1, max: 1, step: 0.01, on: (s) => s.stop, help: "1: the target equals the encoder (SimSiam).", why: "Without stop-gradient it is 1." },

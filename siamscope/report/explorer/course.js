@@ -24,7 +24,8 @@
   /** scene: {m, path, compared, code, box, horizon, clock (0..1), balance}. */
   function draw(plot, scene) {
     const { path, m } = scene, end = scene.horizon, c = colours;
-    const top = Math.max(1.05, 1.1 * Math.max(...path.s), 1.1 * Math.max(...path.p));
+    const tau = model.isEma(m) ? Math.min(Math.max(...path.tau), 2) : 0;
+    const top = 1.1 * Math.max(0.95, tau, ...path.s, ...path.p);
     plot.begin(0, end, Math.min(0, 1.15 * Math.min(...path.p)), Math.min(top, 4.6));
     plot.inside((context) => {
       context.fillStyle = c.rule;
@@ -56,6 +57,8 @@
     for (const spot of spots) spot.y = Math.min(Math.max(spot.y, plot.top + 8), plot.bottom + 2);
     spots.sort((a, b) => a.y - b.y);
     for (let i = 1; i < spots.length; i++) spots[i].y = Math.max(spots[i].y, spots[i - 1].y + 12);
+    const over = Math.max(spots[spots.length - 1].y - plot.bottom - 2, 0);
+    for (const spot of spots) if (spot.y > plot.bottom - 30) spot.y -= over;
     for (const spot of spots) plot.text(spot.name, plot.right + 6, spot.y, spot.colour);
   }
 

@@ -185,10 +185,14 @@
     return code;
   }
 
-  /** Trained predictor, fixed tau: certain from the corner (p_-, p_-^2 / alpha_p) of the parabola. */
+  /**
+   * Trained predictor, fixed tau: certain from the corner (p_-, p_-^2 / alpha_p) of the parabola, as `Modes.verdict`; and
+   * within a tenth of p_+ - p_- of rest, where s cannot fall below the corner before p is back.
+   */
   function settled(m, ends, p0, s0) {
-    const corner = (ends.low * ends.low) / m.alpha_p;
+    const corner = (ends.low * ends.low) / m.alpha_p, near = 0.1 * (ends.high - ends.low);
     const side = (p, s) => {
+      if (Math.abs(p - ends.high) < near && Math.abs(Math.sqrt(m.alpha_p * s) - ends.high) < near) return 1;
       if (p <= ends.low && s <= corner && !(p === ends.low && s === corner)) return -1;
       const held = p <= ends.high || excess(m, p, s) >= 0;
       return p >= ends.low && s >= corner && held && !(p === ends.low && s === corner) ? 1 : 0;

@@ -110,7 +110,7 @@
 
     axes(xLabel, yLabel) {
       const c = this.context, across = tickStep(this.x1 - this.x0, (this.right - this.left) / 70);
-      const up = tickStep(this.y1 - this.y0, (this.bottom - this.top) / 45);
+      const up = tickStep(this.y1 - this.y0, (this.bottom - this.top) / 55);
       c.strokeStyle = colours.soft;
       c.lineWidth = 1;
       c.strokeRect(this.left + 0.5, this.top + 0.5, this.right - this.left - 1, this.bottom - this.top - 1);

@@ -14,13 +14,16 @@
       if (m.predictor === "trained") {
         arrows(plot, m, scene.tau);
         nullclines(plot, scene);
-      } else line(plot, scene);
+      }
       border(plot, scene.basin);
       if (scene.compared) plot.line(scene.compared.p, scene.compared.s, c.ghost, 2.5, [7, 5]);
       plot.line(scene.path.p, scene.path.s, c.page, 5.5);
       plot.line(scene.path.p, scene.path.s, tone(scene.code), 3);
+      if (m.predictor !== "trained") line(plot, scene);
     });
-    plot.axes("p, by how much the predictor scales the mode", "s, strength of the mode in the encoder");
+    const small = plot.height < 340;
+    plot.axes(small ? "p, the predictor's scale" : "p, by how much the predictor scales the mode",
+      small ? "s, strength" : "s, strength of the mode in the encoder");
     for (const point of model.fixedPoints(m)) {
       if (point.p < box.p0 || point.p > box.p1 || point.s > box.s1) continue;
       plot.dot(point.p, point.s, 6, point.stable ? c.ink : c.page, point.stable ? c.page : c.ink, 2);
@@ -101,7 +104,7 @@
     for (let px = plot.left + gap / 2; px < plot.right; px += gap) {
       for (let py = plot.bottom - gap / 2; py > plot.top; py -= gap) {
         const speed = step(px, py, 1)[2] / Math.max(wide, high);
-        const each = (Math.min(0.9, 0.3 + 0.75 * Math.sqrt(speed)) * gap) / 8;
+        const each = (Math.min(0.9, 0.22 + 0.85 * Math.sqrt(speed)) * gap) / 8;
         let x = px, y = py;
         for (let i = 0; i < 4; i++) { const [dx, dy] = step(x, y, -each); x += dx; y += dy; }
         c.moveTo(x, y);
@@ -133,7 +136,7 @@
       still.push(s >= -1e-9 && x < tau / total ? s : NaN);
       parabola.push((x * x) / m.alpha_p);
     }
-    if (m.eta > 0) plot.line(p, parabola, colours.soft, 1.2, [1.5, 4]);
+    if (m.eta > 0 && m.stop) plot.line(p, parabola, colours.soft, 1.2, [1.5, 4]);
     if (m.eta > 0) plot.line(p, still, colours.p, 1.6, [6, 4]);
     else plot.line([tau / total, tau / total], [plot.y0, plot.y1], colours.p, 1.6, [6, 4]);
     const square = tau * tau - 4 * m.eta * total;
@@ -151,7 +154,7 @@
       s.push(box.s1 * (i / 300) ** 2);
       p.push(model.rule(m, s[i]));
     }
-    plot.line(p, s, colours.soft, 2);
+    plot.line(p, s, colours.soft, 1);
     c.fillStyle = colours.ink;
     c.beginPath();
     let walked = 18;

@@ -301,6 +301,39 @@ def test_dragging_moves_the_start(browser: Browser, page: Path) -> None:
     assert -0.5 < p < 0.2 < s < 1.1
 
 
+def test_every_corner_can_be_drawn(browser: Browser, page: Path) -> None:
+    """All sliders at random among their ends and middles: no exception, a verdict, finite trajectories."""
+    browser.open(page)
+    browser.messages.clear()
+    draw = np.random.default_rng(3)
+    values: dict[str, list[Any]] = {"predictor": ["trained", "none", "directpred", "directcopy"], "stop": [True, False]}
+    values |= {"target": ["fixed", "ema"], "eta": [0, 0.1, 0.35], "sigma2": [0, 0.3, 4], "alpha_p": [0.25, 1, 16]}
+    values |= {
+        "tau": [0.1, 0.6, 1],
+        "beta": [0.02, 0.2, 2],
+        "eps": [0, 0.3, 1],
+        "p0": [-0.5, 0, 1.25],
+        "s0": [0, 0.4, 1],
+    }
+    for _ in range(40):
+        state = {name: some[draw.integers(len(some))] for name, some in values.items()}
+        finite = (
+            "(() => { const now = siamscope.scene(), all = [now.path.p, now.path.s, now.path.t].flat();"
+            " return [now.code, all.every(Number.isFinite), now.horizon] })()"
+        )
+        browser.ask(f"(Object.assign(siamscope.view.state, {json.dumps(state)}), siamscope.draw(), 1)")
+        code, whole, horizon = browser.ask(finite)
+        assert code in (-1, 0, 1) and whole and 1 <= horizon <= 2000, state
+    assert browser.messages == []
+
+
+def test_reset(browser: Browser, page: Path) -> None:
+    browser.open(page, "#preset=learns&eta=0.2")
+    assert not browser.ask("document.getElementById('reset').hidden")
+    browser.ask("document.getElementById('reset').click()")
+    assert browser.ask("document.getElementById('reset').hidden") and browser.ask("siamscope.view.state.eta") == 0.12
+
+
 def test_controls_have_names_and_the_verdict_is_spoken(browser: Browser, page: Path) -> None:
     browser.open(page, "#preset=too-much-decay")
     bare = (

@@ -30,7 +30,7 @@
 
   function scene() {
     const m = view.state, start = startOf(m), area = box(m);
-    const horizon = course.horizon(m, start, area.s1), options = { maxStep: horizon / 200 };
+    const horizon = course.horizon(m, start, Math.min(1, 1 / m.alpha_p)), options = { maxStep: horizon / 200 };
     const path = model.path(m, start.p, start.s, horizon, options);
     const other = view.compare && Object.assign({}, m, view.compare.set);
     const otherStart = other && startOf(other);
@@ -44,15 +44,18 @@
   }
 
   /** The basin is kept while nothing that it depends on changes; a map is coarser while something moves. */
-  const kept = { key: "", basin: null };
+  const kept = { key: "", basin: null, n: 0, slow: false };
   function findBasin(m, area) {
-    const n = view.moving ? 32 : 128;
+    const n = !view.moving ? 128 : kept.slow ? 16 : 32;
     const parts = [m.alpha_p, m.eta, m.sigma2, m.target, m.tau, m.beta, m.predictor, m.eps, m.stop, area.p0, area.s1];
     const key = parts.join(), exact = kept.basin && kept.basin.kind !== "grid" && !kept.basin.rounds;
     if (kept.key === key && (exact || kept.n >= n)) return kept.basin;
-    const found = basins.basin(m, area, n);
-    Object.assign(kept, { key, n, basin: found.kind === "grid" ? basins.outline(m, area, found, 5) || found : found });
-    return kept.basin;
+    const begin = performance.now(), found = basins.basin(m, area, n);
+    const basin = found.kind === "grid" ? basins.outline(m, area, found, 5) || found : found;
+    const cost = performance.now() - begin;
+    if (view.moving) kept.slow = cost > (kept.slow ? 4 : 14); // a slow device gets a coarser map while something moves
+    Object.assign(kept, { key, n, basin });
+    return basin;
   }
 
   function stateAt(path, time) {
@@ -71,6 +74,7 @@
     course.draw(chart, now);
     const codes = updateStrip(now.m, now.start);
     words(now, codes);
+    find("reset").hidden = Object.keys(baseOf(view.preset)).every((name) => view.state[name] === baseOf(view.preset)[name]);
     showControls(view.state, { s0: Math.max(1, 1.1 / view.state.alpha_p) });
   }
 
@@ -92,7 +96,8 @@
 
   function why(m, code, start) {
     const end = model.limit(m, start.p, start.s);
-    if (code > 0) return `The mode rests at p = ${number(end.p)}, s = ${number(end.s)}.`;
+    const kept = m.eta === 0 && m.predictor === "trained" ? " Without weight decay, where depends on the start." : "";
+    if (code > 0) return `The mode rests at p = ${number(end.p)}, s = ${number(end.s)}.${kept}`;
     if (code === 0) return "The start lies on the border of the two basins.";
     if (start.s === 0) return "There is nothing to grow from: s starts at 0.";
     if (!m.stop) return "Without stop-gradient s falls from every start.";
@@ -135,7 +140,7 @@
   }
 
   function legend(now) {
-    const { m } = now, c = colours, lives = m.stop && m.predictor !== "none", list = [];
+    const { m } = now, c = colours, list = [];
     const stroke = (colour, dash, width) =>
       `<svg viewBox="0 0 26 12" aria-hidden="true"><path d="M1 6H25" fill="none" stroke="${colour}" stroke-width="${width || 2}" stroke-dasharray="${dash || ""}"/></svg>`;
     const dot = (fill) => `<svg viewBox="0 0 26 12" aria-hidden="true"><circle cx="13" cy="6" r="4.5" fill="${fill}" stroke="${c.ink}" stroke-width="1.6"/></svg>`;
@@ -143,8 +148,9 @@
     list.push(patch(c.alive_bg) + "starts that learn", patch(c.dead_bg) + "starts that collapse");
     list.push(stroke(root.siamscopePortrait.tone(now.code), "", 3) + "this start");
     if (now.other) list.push(stroke(c.ghost, "5 4", 2.5) + view.compare.label);
-    list.push(dot(c.ink) + "resting point");
-    if (lives) list.push(dot(c.page) + "tipping point");
+    const points = model.fixedPoints(m);
+    if (points.some((point) => point.stable)) list.push(dot(c.ink) + "resting point");
+    if (points.some((point) => !point.stable)) list.push(dot(c.page) + "tipping point");
     if (m.predictor === "trained") list.push(stroke(c.p, "5 4") + "p stands still");
     if (m.predictor === "trained" && m.stop && model.roots(m)) list.push(stroke(c.tau, "5 4") + "s stands still");
     if (m.predictor === "trained" && m.eta > 0 && m.stop) list.push(stroke(c.soft, "1.5 3.5") + "s = p²/αₚ");
@@ -161,10 +167,12 @@
     remember();
   }
 
+  const baseOf = (preset) => Object.assign({}, START, preset.set, { balance: Boolean(preset.balance) });
+
   function select(id) {
     const preset = presets.find((one) => one.id === id) || presets[0];
     view.preset = preset;
-    view.state = Object.assign({}, START, preset.set, { balance: Boolean(preset.balance) });
+    view.state = baseOf(preset);
     view.compare = preset.compare || null;
     view.zoom = 1;
     put("claim-title", preset.title);
@@ -198,8 +206,7 @@
   // -- the address keeps the state, so that it can be sent to someone ---------------------------------------------------
 
   function remember() {
-    const base = Object.assign({}, START, view.preset.set, { balance: Boolean(view.preset.balance) });
-    const parts = [`preset=${view.preset.id}`];
+    const base = baseOf(view.preset), parts = [`preset=${view.preset.id}`];
     for (const name in view.state) if (view.state[name] !== base[name]) parts.push(`${name}=${view.state[name]}`);
     if (find("theme").value !== "auto") parts.push(`theme=${find("theme").value}`);
     clearTimeout(remember.timer);
@@ -311,6 +318,7 @@
     }
     find("previous").addEventListener("click", () => step(-1));
     find("next").addEventListener("click", () => step(1));
+    find("reset").addEventListener("click", () => { select(view.preset.id); remember(); });
     find("zoom-in").addEventListener("click", () => zoom(2));
     find("zoom-out").addEventListener("click", () => zoom(0.5));
     find("theme").addEventListener("change", () => { theme(find("theme").value); remember(); });

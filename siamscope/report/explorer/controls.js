@@ -51,6 +51,7 @@
       input.setAttribute("aria-describedby", help.id);
       const output = document.createElement("output");
       output.htmlFor = id;
+      output.setAttribute("aria-live", "off"); // the slider itself says its value
       row.append(...(spec.kind === "switch" ? [input, label, help] : spec.kind === "range" ? [label, output, input, help] : [label, input, help]));
       form.append(row);
       return { spec, row, input, label, help, output };

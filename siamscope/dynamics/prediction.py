@@ -256,13 +256,14 @@ class Agreement:
     error: float
 
 
-def agreement(predicted: npt.ArrayLike, measured: npt.ArrayLike, floor: float) -> Agreement:
-    """Compare strengths (k,); a mode is alive if its strength is above `floor`."""
+def agreement(predicted: npt.ArrayLike, measured: npt.ArrayLike, floor: npt.ArrayLike) -> Agreement:
+    """Compare strengths (k,); a mode is alive if its strength is above `floor`, a number or (k,)."""
     a = errors.array("predicted", predicted, np.shape(predicted))
     b = errors.array("measured", measured, np.shape(measured))
     if a.ndim != 1 or a.shape != b.shape or not a.size:
         raise DynamicsError(f"predicted and measured must be two vectors of one length; {a.shape} and {b.shape}.")
-    up, alive = a > errors.number("floor", floor, low=0), b > floor
+    least = np.broadcast_to(errors.array("floor", floor, np.shape(floor)), a.shape)
+    up, alive = a > least, b > least
     both = up & alive
     error = float(np.median(np.abs(a[both] - b[both]) / b[both])) if both.any() else float("nan")
     either = up | alive

@@ -56,7 +56,7 @@ def compare(seen: Linear, found: Units) -> Result:
         both = np.isfinite(trained.s)
         for name, s in predicted.items():
             if s is not None and np.isfinite(s[both]).all():
-                scores[name] = agreement(s[both] / floor[both], trained.s[both] / floor[both], 1.0)
+                scores[name] = agreement(s[both], trained.s[both], floor[both])
     return Result(floor, flow, alone, trained, scores)
 
 

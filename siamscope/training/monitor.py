@@ -22,6 +22,7 @@ from siamscope.training.siamese import Siamese
 from siamscope.views.policies import ViewSpec
 
 CHUNK = 512
+LAGGING = 128  # images that the momentum target sees: enough for one ratio, and a quarter of a training step's cost
 ALIGNED = 10  # eigenvectors of the correlation whose images under the predictor are followed
 
 
@@ -114,7 +115,7 @@ class Monitor:
         """Embeddings of the first images by the online network and by the momentum target, if there is one."""
         if model.target is None:
             return None
-        images = self.sample.images[:CHUNK]  # enough for one number, and a forward pass less
+        images = self.sample.images[:LAGGING]
         return embeddings[: len(images)], self._run(model.target, self._clean(images))
 
     def _knn(self, model: Siamese, features: Tensor, bank_labels: Tensor, labels: Tensor) -> float:

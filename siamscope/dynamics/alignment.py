@@ -68,74 +68,91 @@ class Study:
         parts = [_misaligned(rng, self.width) for rng in self.rngs()]
         return {"F": np.stack([f for f, _ in parts]), "W_p": np.stack([w_p for _, w_p in parts])}
 
+    def spread(self, values: Sequence[float], start: dict[str, Float]) -> tuple[Float, dict[str, Float]]:
+        """(V * N,) each value once for each seed, and the starts (N, ...) repeated for each value."""
+        each = np.repeat(np.asarray(values, dtype=np.float64), self.seeds)
+        return each, {name: np.tile(part, (len(values), *[1] * (part.ndim - 1))) for name, part in start.items()}
 
-def commutators(study: Study, *, eta: float, alpha_p: float = 1.0, tau: float = 1.0) -> Traces:
-    """|L(t)| / |L(0)|, L = [F, W_p], of the reduced flow, and exp(-2 int_0^t lambda_min(K)), which it stays below."""
-    flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=eta, sigma2=study.sigma2, tau=tau)
-    times, y = _run(flow, study.misaligned(), study.end, _FINE)
+    def traces(self, times: Float, values: Float, bound: Float | None = None) -> tuple[Traces, ...]:
+        """One for each value, of curves (T, V * N)."""
+        curves = np.split(values.T, values.shape[1] // self.seeds)
+        if bound is None:
+            return tuple(Traces(times, curve) for curve in curves)
+        bounds = np.split(bound.T, len(curves))
+        return tuple(Traces(times, curve, above) for curve, above in zip(curves, bounds, strict=True))
+
+
+def commutators(study: Study, eta: Sequence[float], *, alpha_p: float = 1.0, tau: float = 1.0) -> tuple[Traces, ...]:
+    """For each eta |L(t)| / |L(0)|, L = [F, W_p], of the reduced flow, and exp(-2 int lambda_min(K)), its bound."""
+    rates, start = study.spread(eta, study.misaligned())
+    flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=rates, sigma2=study.sigma2, tau=tau)
+    times, y = _run(flow, start, study.end, _FINE)
     sizes = _size(flow.commutator(y))
     lowest = np.linalg.eigvalsh(flow.k(times[:, None], y))[..., 0]
     area = integrate.cumulative_simpson(lowest, x=times, axis=0, initial=0)
-    return Traces(times, (sizes / sizes[0]).T, np.exp(-2 * area).T)
+    return study.traces(times, sizes / sizes[0], np.exp(-2 * area))
 
 
-def peaks(study: Study, *, eta: float, alpha_p: float = 1.0, beta: float = math.inf, tau: float = 0.1) -> Float:
-    """(N,) the largest |L(t)| / |L(0)|. beta: tau follows a moving average, from `tau` on; infinity: tau = 1."""
-    start = study.misaligned()
+def peaks(
+    study: Study, eta: Sequence[float], alpha_p: Sequence[float], *, beta: float = math.inf, tau: float = 0.1
+) -> Float:
+    """(V, N) the largest |L(t)| / |L(0)| for V pairs of eta and alpha_p.
+
+    beta: tau follows a moving average, from `tau` on; infinity: tau = 1.
+    """
+    rates, start = study.spread(eta, study.misaligned())
+    fast, noise = study.spread(alpha_p, {})[0], study.sigma2
     if math.isinf(beta):
-        flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=eta, sigma2=study.sigma2)
+        flow = ReducedFlow(study.width, alpha_p=fast, eta=rates, sigma2=noise)
     else:
-        flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=eta, sigma2=study.sigma2, tau="ema", beta=beta)
-        start |= {"tau": np.full(study.seeds, errors.number("tau", tau))}
+        flow = ReducedFlow(study.width, alpha_p=fast, eta=rates, sigma2=noise, tau="ema", beta=beta)
+        start |= {"tau": np.full(len(rates), errors.number("tau", tau))}
     _, y = _run(flow, start, study.end, _COARSE)
     sizes = _size(flow.commutator(y))
-    return _crest(sizes / sizes[0])
+    return _crest(sizes / sizes[0]).reshape(-1, study.seeds)
 
 
-def asymmetries(study: Study, *, eta: float, alpha_p: float = 1.0) -> Traces:
-    """|W_p - W_p^T| over its value at 0, from a W_p that is not symmetric: 1 + 0.5 times a Gaussian matrix."""
-    flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=eta, sigma2=study.sigma2, symmetric=False)
+def asymmetries(study: Study, eta: Sequence[float], *, alpha_p: float = 1.0) -> tuple[Traces, ...]:
+    """For each eta |W_p - W_p^T| over its value at 0, from W_p = 1 + 0.5 times a Gaussian matrix."""
     draws = [0.5 * rng.standard_normal((2, study.width, study.width)) for rng in study.rngs()]
-    start = {"F": np.stack([w @ w.T for w, _ in draws]), "W_p": np.stack([np.eye(study.width) + a for _, a in draws])}
+    rates, start = study.spread(
+        eta,
+        {"F": np.stack([w @ w.T for w, _ in draws]), "W_p": np.stack([np.eye(study.width) + a for _, a in draws])},
+    )
+    flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=rates, sigma2=study.sigma2, symmetric=False)
     times, y = _run(flow, start, study.end, _COARSE)
     w_p = flow.layout.unpack(y)["W_p"]
     sizes = _size(w_p - np.swapaxes(w_p, -1, -2))
-    return Traces(times, (sizes / sizes[0]).T)
+    return study.traces(times, sizes / sizes[0])
 
 
-def followings(study: Study, *, eta: float, momentum: float, rate: float = 0.03, start: TargetStart = "zero") -> Traces:
-    """cos(W_a, W) = <W_a, W> / (|W_a| |W|) in the flow of W, W_p, W_a: 1 where assumption 1, W_a = tau W, holds.
+def followings(
+    study: Study, eta: Sequence[float], momentum: Sequence[float], *, rate: float = 0.03, start: TargetStart = "zero"
+) -> tuple[Traces, ...]:
+    """For each of V pairs cos(W_a, W) = <W_a, W> / (|W_a| |W|) in the flow of W, W_p, W_a.
+
+    It is 1 where assumption 1, W_a = tau W, holds.
 
     Args:
         momentum: gamma of the target's average; beta = (1 - gamma) / rate in the time of the flow.
         start: W_a begins at 0 (the paper; the cosine then begins at 1, its limit), as W, or as another draw.
     """
     errors.choice("start", start, ("zero", "copy", "random"))
-    errors.number("momentum", momentum, low=0, high=1)
-    beta = (1 - momentum) / errors.number("rate", rate, low=0, above=True)
+    errors.number("rate", rate, low=0, above=True)
+    for gamma in momentum:
+        errors.number("momentum", gamma, low=0, high=1)
     one = np.eye(study.width)
-    flow = MatrixFlow(one, study.sigma2 * one, study.width, eta=eta, beta=beta)
     draws = [0.5 * rng.standard_normal((3, study.width, study.width)) for rng in study.rngs()]
     w, w_p = np.stack([d[0] for d in draws]), np.stack([one + 0.5 * d[1] for d in draws])
     w_a = {"zero": 0 * w, "copy": w, "random": np.stack([d[2] for d in draws])}[start]
-    times, y = _run(flow, {"W": w, "W_p": w_p, "W_a": w_a}, study.end, _COARSE)
+    rates, state = study.spread(eta, {"W": w, "W_p": w_p, "W_a": w_a})
+    beta = study.spread([(1 - gamma) / rate for gamma in momentum], {})[0]
+    flow = MatrixFlow(one, study.sigma2 * one, study.width, eta=rates, beta=beta)
+    times, y = _run(flow, state, study.end, _COARSE)
     parts = flow.layout.unpack(y)
     inner, sizes = (parts["W"] * parts["W_a"]).sum((-2, -1)), _size(parts["W"]) * _size(parts["W_a"])
-    with np.errstate(invalid="ignore"):
-        cosine = np.where(sizes > 0, inner / np.where(sizes > 0, sizes, 1), 1.0)
-    return Traces(times, cosine.T)
-
-
-def growing(values: Sequence[float], name: str) -> Float:
-    """(V,) values of a parameter, increasing, for a curve.
-
-    Raises:
-        DynamicsError: none, not finite, or not increasing.
-    """
-    out = np.asarray(values, dtype=np.float64)
-    if out.ndim != 1 or not len(out) or not np.isfinite(out).all() or (np.diff(out) <= 0).any():
-        raise DynamicsError(f"{name} must be finite numbers that increase, at least one; they are {tuple(values)}.")
-    return out
+    cosine = np.where(sizes > 0, inner / np.where(sizes > 0, sizes, 1), 1.0)
+    return study.traces(times, cosine)
 
 
 def _run(flow: System, start: dict[str, Float], end: float, count: int) -> tuple[Float, Float]:

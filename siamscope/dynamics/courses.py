@@ -57,7 +57,7 @@ def _points(modes: Modes) -> tuple[FixedPoint, ...]:
         places = [0.0, drive / (2 * total)]
     else:
         places = sorted({0.0, low, high})
-    return tuple(fixed_point((p,), [[2 * drive * p - 3 * total * p * p - eta]]) for p in places)
+    return tuple(fixed_point((p,), [[2 * drive * p - 3 * total * p * p - eta]], drive**2 / total) for p in places)
 
 
 @dataclass(frozen=True, eq=False)

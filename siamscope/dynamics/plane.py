@@ -25,19 +25,19 @@ class FixedPoint:
     kind: Kind
 
 
-def fixed_point(at: tuple[float, ...], jacobian: npt.ArrayLike) -> FixedPoint:
-    """The point `at` (d,), with the eigenvalues (increasing real parts) of the Jacobian (d, d) and their kind."""
+def fixed_point(at: tuple[float, ...], jacobian: npt.ArrayLike, scale: float = 0.0) -> FixedPoint:
+    """The point `at` (d,), with the eigenvalues (increasing real parts) of the Jacobian (d, d) and their `kind`."""
     values = np.linalg.eigvals(np.atleast_2d(np.asarray(jacobian, dtype=np.float64)))
     ordered = sorted((complex(value) for value in values), key=lambda value: (value.real, value.imag))
-    return FixedPoint(tuple(float(x) for x in at), tuple(ordered), kind(ordered))
+    return FixedPoint(tuple(float(x) for x in at), tuple(ordered), kind(ordered, scale))
 
 
-def kind(eigenvalues: npt.ArrayLike, tolerance: float = 1e-7) -> Kind:
-    """stable: all real parts below 0. unstable: all above. saddle: both. degenerate: one is 0, to within `tolerance`
-    of the largest eigenvalue; linear stability decides nothing then."""
+def kind(eigenvalues: npt.ArrayLike, scale: float = 0.0) -> Kind:
+    """stable: all real parts below 0. unstable: all above. saddle: both. degenerate: one is 0, to within 1e-7 of the
+    largest eigenvalue, or of `scale` if that is larger; linear stability decides nothing then."""
     values = np.asarray(eigenvalues, dtype=np.complex128)
     real = values.real
-    if (np.abs(real) <= tolerance * np.abs(values).max()).any():
+    if (np.abs(real) <= 1e-7 * max(float(np.abs(values).max()), scale)).any():
         return "degenerate"
     if (real < 0).all():
         return "stable"

@@ -18,8 +18,7 @@ from siamscope.dynamics.modes import Modes
 from siamscope.dynamics.plane import FixedPoint, axis, check_grid, fixed_point, inside
 from siamscope.dynamics.separatrix import separatrix
 from siamscope.dynamics.solve import Adaptive, Steady, solve
-from siamscope.dynamics.systems import System
-from siamscope.dynamics.vectorised import solve_many
+from siamscope.dynamics.vectorised import Settled, solve_many
 
 Range = tuple[float, float]
 
@@ -82,7 +81,7 @@ def portrait(
     p_range: Range = (-0.5, 1.0),
     s_range: Range = (0.0, 0.5),
     *,
-    grid: tuple[int, int] = (161, 101),
+    grid: tuple[int, int] = (121, 81),
     starts: Sequence[tuple[float, float]] = (),
     threads: int = 1,
 ) -> Portrait:
@@ -124,29 +123,9 @@ def outcomes(modes: Modes, p: npt.ArrayLike, s: npt.ArrayLike, *, threads: int =
     if len(rest):
         own = modes.take(rest)
         start = {"p": p[rest], "s": s[rest]}
-        ends = solve_many(own, start, 1e7, stop=_certain, max_steps=20_000, threads=threads)
-        out[rest] = verdict(own, ends["p"], ends["s"])
+        ends = solve_many(own, start, 1e7, stop=Settled(), max_steps=20_000, threads=threads)
+        out[rest] = own.verdict(ends["p"], ends["s"])
     return out
-
-
-def verdict(modes: Modes, p: Float, s: Float) -> npt.NDArray[np.int8]:
-    """`Modes.verdict`, sharper near (p_+, s_+), which a mode may approach with p > p_+ and c < 0 for ever.
-
-    On a line p = q between p_- and p_+, dp/dt = q Delta(q) + alpha_p c (signal tau - total q), and |c| only falls: if
-    that is positive now it stays so, p never falls below q, and the mode learns. q is halfway between the two.
-    """
-    known = modes.verdict(p, s)
-    low, high = modes.roots()
-    q, c = (low + high) / 2, modes.excess(p, s)
-    room = modes.constant_tau * modes.signal - modes.total * q
-    held = (p >= q) & (s > 0) & (q * modes.delta(q) + modes.alpha_p * np.minimum(c, 0) * room > 0)
-    return np.asarray(np.where((known == 0) & held, 1, known), dtype=np.int8)
-
-
-def _certain(system: System, t: float | Float, y: Float, dy: Float) -> npt.NDArray[np.bool_]:
-    if not isinstance(system, Modes):
-        raise DynamicsError("a verdict is for Modes.")
-    return np.asarray(verdict(system, y[..., 0], y[..., 1]) != 0)
 
 
 def nullclines(

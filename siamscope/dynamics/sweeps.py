@@ -63,7 +63,7 @@ class Starts:
 
     p: tuple[float, float] = (-0.5, 1.0)
     s: tuple[float, float] = (0.01, 0.5)
-    grid: tuple[int, int] = (61, 41)
+    grid: tuple[int, int] = (31, 21)
 
     def points(self) -> tuple[Float, Float]:
         """p and s, (N,) each."""

@@ -94,9 +94,25 @@ class Spectrum:
     """A network's features at the end: |W e_j| (F,) for features of variance sigma2 (F,), and what theory says."""
 
     predictor: Predictor
+    eta: float
     sigma2: Float
     size: Float
     expected: Float
+
+    @property
+    def curve(self) -> tuple[Float, Float]:
+        """sigma2 and the expected size, (400,) each, over the range of the features."""
+        noise = np.linspace(self.sigma2.min(), self.sigma2.max(), 400)
+        return noise, expected_size(self.predictor, self.eta, noise)
+
+
+def expected_size(predictor: Predictor, eta: float, sigma2: Float) -> Float:
+    """Where |W e_j| ends from a large start: u_+^(1 / 2 alpha), u_+ the larger root of (1 + sigma2) u^2 - u + eta = 0.
+
+    u_+ itself for a trained predictor of alpha_p = 1, as for power 1/2; 0 above the threshold.
+    """
+    power = 0.5 if isinstance(predictor, str) else predictor
+    return np.nan_to_num(Modes(eta=eta, sigma2=sigma2).roots()[1] ** (1 / (2 * power)), nan=0.0)
 
 
 def spectrum(
@@ -104,8 +120,7 @@ def spectrum(
 ) -> Spectrum:
     """Train W (d, d) on X = I, X' = diag(sigma2) from delta times a random rotation to t = `end`.
 
-    Expected: u_+^(1 / 2 alpha), u_+ the larger root of (1 + sigma2) u^2 - u + eta = 0; p_+ for a trained predictor with
-    alpha_p = 1; 0 above the threshold. A predictor that is trained starts as delta I.
+    A predictor that is trained starts as delta I. Expected: `expected_size`.
     """
     noise = errors.array("sigma2", np.asarray(sigma2, dtype=np.float64), ())
     if noise.ndim != 1 or not 1 <= len(noise) <= 64:
@@ -113,17 +128,15 @@ def spectrum(
     d = len(noise)
     turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]
     w = errors.number("delta", delta, low=0, above=True) * turn
-    high = Modes(eta=eta, sigma2=noise).roots()[1]
     if predictor == "trained":
         flow: MatrixFlow | SetFlow = MatrixFlow(np.eye(d), np.diag(noise), d, eta=eta, target="online")
-        start, power = {"W": w[None], "W_p": delta * np.eye(d)[None]}, 0.5
+        start = {"W": w[None], "W_p": delta * np.eye(d)[None]}
     else:
-        power = float(predictor)
-        flow = SetFlow(np.eye(d), np.diag(noise), d, eta=eta, rule=SetRule(power, boost="plain"))
+        flow = SetFlow(np.eye(d), np.diag(noise), d, eta=eta, rule=SetRule(float(predictor), boost="plain"))
         start = {"W": w[None]}
     run = solve_many(flow, start, errors.number("end", end, low=0, above=True), rtol=1e-8, atol=1e-12)
     size = np.linalg.norm(run["W"][0], axis=0)
-    return Spectrum(predictor, noise, size, np.nan_to_num(high ** (1 / (2 * power)), nan=0.0))
+    return Spectrum(predictor, eta, noise, size, expected_size(predictor, eta, noise))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,126 @@
+"""The figure of `siamscope dynamics sweep`: basins above, fixed points and speed below, a column a parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siamscope.report.dynamics_style import (
+    BASIN,
+    COLLAPSE,
+    GREEN,
+    INK,
+    LEARN,
+    SOFT,
+    Cell,
+    dress,
+    legend,
+    new_figure,
+    save,
+    save_table,
+)
+
+if TYPE_CHECKING:
+    from siamscope.dynamics.sweeps import Sweep
+
+_SIGNS = {
+    "eta": r"weight decay $\eta$",
+    "alpha_p": r"predictor's rate $\alpha_p$",
+    "sigma2": r"augmentation $\sigma^2$",
+    "beta": r"average's rate $\beta$",
+    "tau": r"target's share $\tau$",
+}
+_COLUMNS = ("value", "collapse_share", "unknown_share", "p_minus", "p_plus", "s_rest", "s_early", "s_end")
+
+
+def write_sweeps(
+    sweeps: Sequence[Sweep], times: Sequence[float], limits: Sequence[float | None], folder: Path, name: str = "sweep"
+) -> list[Path]:
+    """PNG, SVG and a table, a row for each parameter and value.
+
+    Args:
+        times: when `early` of each was taken.
+        limits: the value beyond which only collapse is left, None where there is none.
+
+    Raises:
+        ReportError: a file cannot be written.
+    """
+    count = len(sweeps)
+    figure = new_figure(max(2.75 * count, 5.4), 6.4)
+    grid = figure.subplots(2, count, squeeze=False, height_ratios=[1, 1.25], sharex="col", sharey="row")
+    for upper, lower, found, limit in zip(grid[0], grid[1], sweeps, limits, strict=True):
+        _share(upper, found, limit)
+        _rest(lower, found, limit)
+    grid[0, 0].set_ylabel("share of starts that collapse", fontsize=11)
+    grid[1, 0].set_ylabel("$p$ and $s$", fontsize=11)
+    _legend(figure, times, 3 if count > 1 else 2)
+    return [*save(figure, folder, name), save_table(folder, name, ("over", *_COLUMNS), _rows(sweeps))]
+
+
+def _scale(axes: Any, values: Any) -> None:
+    """Logarithmic where the values span a factor of 30 or more."""
+    if values.min() > 0 and values.max() / values.min() >= 30:
+        axes.set_xscale("log")
+
+
+def _bound(axes: Any, found: Sweep, limit: float | None) -> None:
+    if limit is not None and found.values.min() < limit < found.values.max():
+        axes.axvline(limit, color=SOFT, lw=1.2, ls=(0, (1.5, 1.5)))
+    dead = found.collapse == 1
+    if dead.any() and not dead.all():
+        first, last = np.flatnonzero(dead)[[0, -1]]
+        end = limit if limit is not None else float(found.values[last if first == 0 else first])
+        left, right = (found.values[0], end) if first == 0 else (end, found.values[-1])
+        axes.axvspan(left, right, color=BASIN, lw=0, zorder=0)
+
+
+def _share(axes: Any, found: Sweep, limit: float | None) -> None:
+    dress(axes, grid=True)
+    _scale(axes, found.values)
+    _bound(axes, found, limit)
+    axes.plot(found.values, found.collapse, color=COLLAPSE, lw=2)
+    axes.set_ylim(-0.02, 1.02)
+
+
+def _rest(axes: Any, found: Sweep, limit: float | None) -> None:
+    dress(axes, "", _SIGNS[found.over], grid=True)
+    _bound(axes, found, limit)
+    axes.plot(found.values, found.high, color=INK, lw=2)
+    axes.plot(found.values, found.low, color=INK, lw=1.6, ls=(0, (5, 2)))
+    axes.plot(found.values, found.rest, color=LEARN, lw=2)
+    axes.plot(found.values, found.late, "o", color=LEARN, ms=3.5, mfc="white", mew=1.1)
+    axes.plot(found.values, found.early, color=GREEN, lw=1.8, ls=(0, (2, 1.5)))
+    axes.set_ylim(-0.04, 1.64)
+    axes.margins(x=0.02)
+
+
+def _legend(figure: Any, times: Sequence[float], columns: int) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    when = times[0]
+    legend(
+        figure,
+        [
+            Line2D([], [], color=INK, lw=2, label="$p_+$, where learning ends"),
+            Line2D([], [], color=INK, lw=1.6, ls=(0, (5, 2)), label="$p_-$, edge of the basin on the parabola"),
+            Line2D([], [], color=LEARN, lw=2, label=r"$s = p_+^2/\alpha_p$ at rest"),
+            Line2D([], [], color=LEARN, ls="", marker="o", mfc="white", ms=5, label="$s$ in the end, simulated"),
+            Line2D([], [], color=GREEN, lw=1.8, ls=(0, (2, 1.5)), label=f"$s$ at $t = {when:g}$, simulated"),
+            Patch(fc=BASIN, label="everything collapses; dotted: its limit"),
+        ],
+        columns,
+    )
+
+
+def _rows(sweeps: Sequence[Sweep]) -> Iterator[list[Cell]]:
+    for found in sweeps:
+        parts = (
+            found.values, found.collapse, found.unknown, found.low, found.high, found.rest, found.early, found.late,
+        )  # fmt: skip
+        for row in zip(*parts, strict=True):
+            yield [found.over, *(float(value) if not math.isinf(value) else "inf" for value in row)]

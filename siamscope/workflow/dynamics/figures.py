@@ -1,0 +1,27 @@
+"""What the commands that draw have in common: what they say, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from siamscope.workflow.dynamics.answer import Answer
+
+
+def told(lines: Sequence[str], paths: Sequence[Path], facts: dict[str, Any], as_json: bool) -> Answer:
+    """The lines and the paths as text, or the facts and the paths as JSON; numbers that are not finite are null."""
+    if as_json:
+        return Answer(json.dumps(_plain(facts | {"files": [str(path) for path in paths]}), allow_nan=False))
+    names = ", ".join(path.name for path in paths)
+    return Answer("\n".join([*lines, f"wrote {paths[0].parent}: {names}"]))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -135,12 +135,9 @@ def joint_forecast(
     cannot, largest signal first. `eta_limit` is that of the direction by itself; for the former the exact one is a
     little higher.
 
-    For eta above 0.
-
-    Raises:
-        DynamicsError: eta is not above 0.
+    Without weight decay the modes are the eigenvectors of X w = p (X + X') w, as in appendix D, and p_- is 0.
     """
-    errors.number("eta", eta, low=0, above=True)
+    errors.number("eta", eta, low=0)
     low, high, living = _rests(data.x, data.x_noise, eta)
     total = data.x + data.x_noise
     q = linalg.null_space((total @ living).T) if living.size else np.eye(len(data.x))
@@ -163,6 +160,10 @@ def _rests(x: Float, x_noise: Float, eta: float) -> tuple[Float, Float, Float]:
     negative. Its p_- is the solution below with the nearest w that no larger p_+ has taken.
     """
     k, total = len(x), x + x_noise
+    if eta == 0:
+        p, w = linalg.eigh(x, total + 1e-14 * np.trace(total) * np.eye(k))
+        lives = np.flatnonzero(p > 1e-10)[::-1]
+        return np.zeros(len(lives)), p[lives], w[:, lives] / np.linalg.norm(w[:, lives], axis=0)
     one, zero = np.eye(k), np.zeros((k, k))
     p, w = linalg.eig(np.block([[zero, one], [-eta * one, x]]), np.block([[one, zero], [zero, total]]))
     with np.errstate(invalid="ignore"):

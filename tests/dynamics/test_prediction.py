@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from siamscope.dynamics import DynamicsError, MatrixFlow, Modes, solve
+from siamscope.dynamics import DynamicsError, MatrixFlow, Modes, fixed_points, solve
 from siamscope.dynamics.prediction import (
     InputModes,
     NetworkModes,
@@ -109,6 +109,17 @@ def test_the_flow_of_the_matrices_ends_near_the_forecast(seed):
     assert error(0.0, 1.2 * ETA) > 0.005  # another weight decay is told
 
 
+def test_without_decay_the_modes_are_those_of_appendix_d():
+    rng = np.random.default_rng(0)
+    x, noise = noisy(rng, 5, 0.3)
+    found, w = joint_forecast(InputModes(np.eye(5), x, noise, 1.0), 0.0)
+    rows, values = fixed_points(x, noise, range(5))
+    np.testing.assert_allclose(found.p_high, np.diag(values), rtol=1e-9)
+    np.testing.assert_allclose(np.abs((rows / np.linalg.norm(rows, axis=1, keepdims=True) * w.T).sum(1)), 1, rtol=1e-9)
+    near, _ = joint_forecast(InputModes(np.eye(5), x, noise, 1.0), 1e-9)
+    np.testing.assert_allclose(near.p_high, found.p_high, rtol=1e-6)
+
+
 def test_unequal_decay_scales_the_strength():
     flow = Modes(alpha_p=2.0, eta=0.03, eta_p=0.12, sigma2=0.2, signal=0.9)
     path = solve(flow, {"p": 0.5, "s": 0.4}, 2000.0, save="ends")
@@ -183,7 +194,7 @@ def test_agreement_by_hand():
         (lambda: input_modes(np.eye(2), np.eye(2), 0), "keep"),
         (lambda: forecast([-1.0], [0.0], 0.1), "negative"),
         (lambda: forecast([1.0], [0.0], -0.1), "eta"),
-        (lambda: joint_forecast(InputModes(np.eye(2), np.eye(2), np.eye(2), 1.0), 0.0), "eta"),
+        (lambda: joint_forecast(InputModes(np.eye(2), np.eye(2), np.eye(2), 1.0), -0.1), "eta"),
         (lambda: agreement([1.0], [1.0, 2.0], 0.1), "one length"),
     ],
 )

@@ -53,9 +53,9 @@ def compare(seen: Linear, found: Units) -> Result:
     predicted = {"rest": seen.forecast.strength, "flow": flow.s, "alone": None if alone is None else alone[1]}
     scores = {}
     if trained is not None:
-        both = np.isfinite(trained.s)
         for name, s in predicted.items():
-            if s is not None and np.isfinite(s[both]).all():
+            both = np.isfinite(trained.s) & np.isfinite(np.nan if s is None else s)
+            if s is not None and both.any():
                 scores[name] = agreement(s[both], trained.s[both], floor[both])
     return Result(floor, flow, alone, trained, scores)
 
@@ -172,6 +172,8 @@ def _survivors(facts: dict[str, Any]) -> str:
         return "no predictor: every mode collapses, the faster the more noise it has"
     if not limits:
         return f"no mode survives a weight decay of {own:g}: collapse"
+    if own == 0:
+        return f"without weight decay {len(limits)} modes can survive; all have fallen at {max(limits):.3g}"
     return (
         f"{len(limits)} modes can survive a weight decay of {own:g}; the first falls at {min(limits):.3g} "
         f"(margin {min(limits) / own:.2f}), all have at {max(limits):.3g} (margin {max(limits) / own:.1f})"

@@ -45,7 +45,7 @@ def write_portraits(
         ReportError: a file cannot be written.
     """
     rows = -(-len(panels) // columns)
-    figure = new_figure(max(4.1 * columns, 6.0), 3.15 * rows + 0.85)
+    figure = new_figure(max(4.1 * columns, 7.4), (3.15 if columns > 1 else 4.2) * rows + 0.85)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for i, axes in enumerate(grid.flat):
         if i >= len(panels):

@@ -50,11 +50,13 @@ def write_sweeps(
         ReportError: a file cannot be written.
     """
     count = len(sweeps)
-    figure = new_figure(max(2.75 * count, 5.4), 6.4)
+    figure = new_figure(max(2.75 * count, 7.4), 6.4)
     grid = figure.subplots(2, count, squeeze=False, height_ratios=[1, 1.25], sharex="col", sharey="row")
     for upper, lower, found, limit in zip(grid[0], grid[1], sweeps, limits, strict=True):
         _share(upper, found, limit)
         _rest(lower, found, limit)
+    top = _top(sweeps)
+    grid[1, 0].set_ylim(-0.025 * top, top)
     grid[0, 0].set_ylabel("share of starts that collapse", fontsize=11)
     grid[1, 0].set_ylabel("$p$ and $s$", fontsize=11)
     _legend(figure, times, 3 if count > 1 else 2)
@@ -94,8 +96,15 @@ def _rest(axes: Any, found: Sweep, limit: float | None) -> None:
     axes.plot(found.values, found.rest, color=LEARN, lw=2)
     axes.plot(found.values, found.late, "o", color=LEARN, ms=3.5, mfc="white", mew=1.1)
     axes.plot(found.values, found.early, color=GREEN, lw=1.8, ls=(0, (2, 1.5)))
-    axes.set_ylim(-0.04, 1.64)
     axes.margins(x=0.02)
+
+
+def _top(sweeps: Sequence[Sweep]) -> float:
+    """Room for all values but those of s for a small alpha_p, which goes as 1 / alpha_p."""
+    parts = [part for found in sweeps for part in (found.high, found.late, found.early) if found.over != "alpha_p"]
+    parts = parts or [1.8 * sweeps[0].high]
+    values = np.concatenate(parts)
+    return 1.08 * float(values[np.isfinite(values)].max(initial=0.1))
 
 
 def _legend(figure: Any, times: Sequence[float], columns: int) -> None:

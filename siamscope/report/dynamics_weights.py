@@ -25,6 +25,7 @@ from siamscope.report.dynamics_style import (
 )
 
 if TYPE_CHECKING:
+    from siamscope.dynamics.plane import FixedPoint
     from siamscope.dynamics.weights import WeightPlane
 
 _TITLES = {
@@ -65,19 +66,23 @@ def _panel(axes: Any, plane: WeightPlane) -> None:
     if len(plane.edge):
         axes.plot(*plane.edge.T, color=SOFT, lw=1.5, ls=(0, (1.5, 1.5)))
     (left, right), (low, high) = ((values[0], values[-1]) for values in (plane.x, plane.y))
-    for point in plane.points:
-        if left <= point.at[0] <= right and low <= point.at[1] <= high:
-            mark(axes, point, point.at)
-            rates = ", ".join(f"{value.real:.3g}" for value in point.eigenvalues).replace("-", "−")
-            side = point.at[0] > (left + right) / 2 + 0.1 * (right - left)
-            axes.annotate(
-                rates, point.at, xytext=(-9 if side else 9, -13), textcoords="offset points", fontsize=9.5, zorder=10,
-                ha="right" if side else "left", bbox={"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1},
-            )  # fmt: skip
+    shown = [p for p in plane.points if left <= p.at[0] <= right and low <= p.at[1] <= high]
+    for before, point in zip([None, *shown], shown, strict=False):
+        mark(axes, point, point.at)
+        near = before is not None and np.hypot(*np.subtract(point.at, before.at)) < 0.15 * (right - left)
+        _eigenvalues(axes, point, above=near, to_left=near or point.at[0] > left + 0.6 * (right - left))
     axes.set_xlim(left, right)
     axes.set_ylim(low, high)
     axes.set_box_aspect(1)
     axes.locator_params(nbins=5)
+
+
+def _eigenvalues(axes: Any, point: FixedPoint, above: bool, to_left: bool) -> None:
+    rates = ", ".join(f"{value.real:.3g}" for value in point.eigenvalues).replace("-", "−")
+    axes.annotate(
+        rates, point.at, xytext=(-9 if to_left else 9, 8 if above else -13), textcoords="offset points", fontsize=9.5,
+        ha="right" if to_left else "left", bbox={"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1}, zorder=10,
+    )  # fmt: skip
 
 
 def _legend(figure: Any, planes: Sequence[WeightPlane]) -> None:

@@ -95,8 +95,8 @@ def _lines(options: Options, maps: list[Survivors], spectra: list[Spectrum], siz
     )
     for one in sizes:
         lines.append(
-            f"power {one.theorem.power:g} at eta {options.start_eta:g}: starts above {one.theorem.threshold:.4g} end at "
-            f"{one.theorem.scale:.4g}, others at 0: {len(one.delta) - _wrong(one)} of {len(one.delta)} do"
+            f"power {one.theorem.power:g} at eta {options.start_eta:g}: starts above {one.theorem.threshold:.4g} end "
+            f"at {one.theorem.scale:.4g}, others at 0: {len(one.delta) - _wrong(one)} of {len(one.delta)} do"
         )
     return lines
 

@@ -138,7 +138,9 @@ def test_the_flow_follows_training_mode_by_mode(trained):
     for row in first:  # the run's start is the flow's
         assert float(row["p_flow"]) == pytest.approx(float(row["p_trained"]), rel=1e-4, abs=1e-5)
     top = [row for row in rows if row["k"] == "1" and int(row["step"]) > 0]
-    assert max(abs(float(row["p_flow"]) - float(row["p_trained"])) for row in top) < 0.05
+    assert max(abs(float(row["p_flow"]) - float(row["p_trained"])) for row in top) < 0.1
+    late = {int(row["step"]): float(row["p_trained"]) for row in top}  # half the time would be told: p falls so fast
+    assert max(abs(float(row["p_flow"]) - late[2 * int(row["step"])]) for row in top if int(row["step"]) == 50) > 0.2
 
 
 def test_units_without_the_losss_factor_would_not_fit(trained):

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     },
     "workflow": {
         "training", "objectives", "gradients", "collapse", "dynamics", "views", "networks", "evaluation", "data",
-        "recipe", "sections", "methods", "row", "rundir", "report", "files",
+        "recipe", "sections", "methods", "row", "rundir", "report", "files", "options",
     },
     "claims": {
         "training", "objectives", "gradients", "collapse", "dynamics", "views", "networks", "evaluation", "data",

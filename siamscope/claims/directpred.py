@@ -70,6 +70,7 @@ _BOUNDS = {
     "directcopy": Expected("at least", 0.5),
     "no-predictor": Expected("at most", 0.06),
     "no-predictor.noema": Expected("at most", 0.06),
+    "no-predictor.long": Expected("at most", 0.06),
     "no-stop-gradient": Expected("at most", 0.06),
     "decay": Expected("at most", 0.06),
 }

@@ -55,7 +55,9 @@ def rate(name: str, value: object, *, low: float = 0.0, above: bool = False) -> 
 
 def per_row(value: Rate, axes: int) -> Rate:
     """A rate to multiply a batch of arrays of so many axes with: a vector (n,) becomes (n, 1, ...)."""
-    return value if np.ndim(value) == 0 else np.reshape(value, (*np.shape(value), *[1] * axes))
+    if isinstance(value, float) or not np.ndim(value):  # the first is quick, and what single trajectories have
+        return value
+    return np.reshape(value, (*np.shape(value), *[1] * axes))
 
 
 def of_time(name: str, function: Callable[[float | Float], float | Float], t: float | Float) -> float | Float:

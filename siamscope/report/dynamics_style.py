@@ -101,6 +101,7 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
     import matplotlib as mpl
 
     png = save_png(figure, folder / f"{name}.png", DPI)
+    figure.set_layout_engine("none")  # keep the layout that has been found: it takes as long as the drawing
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "siamscope"}):  # the same figure gives the same file
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -17,6 +18,23 @@ from siamscope.dynamics import DynamicsError
 from siamscope.workflow.dynamics import alignment, modes, portrait, sweep, threshold
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def not_drawn(monkeypatch, request):
+    """Tables are written, pictures are not: drawing takes most of a command's time and is tested in tests/report."""
+    if "drawn" in request.fixturenames:
+        return
+    for name in ("portrait", "weights", "modes", "sweep", "alignment", "threshold"):
+        module = importlib.import_module(f"siamscope.report.dynamics_{name}")
+        monkeypatch.setattr(
+            module, "save", lambda figure, folder, name: [folder / f"{name}.png", folder / f"{name}.svg"]
+        )
+
+
+@pytest.fixture
+def drawn():
+    """For a test that wants the pictures."""
 
 
 def rows(path):
@@ -37,7 +55,7 @@ def test_portrait(tmp_path):
     assert shares[0] > 2 * shares[1] and shares[2:] == [1, 1]
 
 
-def test_portrait_without_decay(tmp_path):
+def test_portrait_without_decay(tmp_path, drawn):
     options = portrait.Options(eta=(0.0,), alpha_p=(1.0,), grid=(30, 20), starts=(), out=tmp_path, json=True)
     said = json.loads(portrait.run(options).text)
     assert said["panels"][0]["fixed_points"] == [] and said["panels"][0]["lines_of_fixed_points"] == 4
@@ -79,10 +97,11 @@ def test_sweep(tmp_path):
     assert [float(row["collapse_share"]) == 1 for row in by_eta] == [float(row["value"]) > 1 / 4.4 for row in by_eta]
 
 
-def test_alignment(tmp_path):
+def test_alignment(tmp_path, drawn):
     """A14: figures 7, 8 and 9 from the tables."""
     options = alignment.Options(seeds=3, width=3, peak_eta=(0.01, 0.04, 0.12), peak_alpha_p=(1.0, 5.0), out=tmp_path)
     text = alignment.run(options).text.splitlines()
+    assert (tmp_path / "alignment.png").stat().st_size > 10_000
     assert len(text) == 7 and text[0].startswith("commutator over its bound: 1.0000")
     means = rows(tmp_path / "alignment-cosine-mean.csv")
     held = [float(row["mean_cosine"]) for row in means if float(row["momentum"]) <= 0.996 and float(row["eta"]) <= 0.1]

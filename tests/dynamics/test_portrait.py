@@ -100,7 +100,7 @@ def final_s(modes, p, s):
 def test_the_basin_map_against_single_trajectories():
     rng = np.random.default_rng(1)
     for modes in [*draws(4, seed=2), Modes(alpha_p=0.5, sigma2=0.2)]:
-        p, s = rng.uniform(-0.5, 1, 12), rng.uniform(0.01, 0.5, 12)
+        p, s = rng.uniform(-0.5, rng.choice([1, 3]), 12), rng.uniform(0.01, rng.choice([0.5, 2]), 12)
         assert np.array_equal(
             outcomes(modes, p, s) > 0, [final_s(modes, *start) > 1e-6 for start in zip(p, s, strict=True)]
         )

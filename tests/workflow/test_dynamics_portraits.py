@@ -70,8 +70,6 @@ def test_portrait_of_the_weights(tmp_path):
     assert said["planes"]["frozen"][0]["eigenvalues"] == pytest.approx([-0.5, 0.5])
     assert said["planes"]["none"][0]["eigenvalues"] == pytest.approx([-1.7071, -0.2929], abs=1e-4)
     assert said["end"] == pytest.approx([0.5, 0.5, 0.5], abs=1e-6)
-    other = replace(portrait.WEIGHTS, signal=0.3, sigma2=(0.7,), out=tmp_path, json=True, grid=(21, 21))
-    assert json.loads(portrait.run(other).text)["end"] == pytest.approx([0.3, 0.3, 0.3], abs=1e-6)
 
 
 def test_modes(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -106,16 +107,16 @@ def _limit(over: Parameter, base: Setting) -> float | None:
     """Where p_- and p_+ meet; None for a parameter that does not move them."""
     if over == "eta":
         return float(_modes(base).eta_limit)
-    if over == "sigma2" and base.eta > 0:
-        return base.tau**2 / (4 * base.eta) - 1
-    return float(np.sqrt(4 * base.eta * (1 + base.sigma2))) if over == "tau" else None
+    if base.eta == 0 or over not in ("sigma2", "tau"):
+        return None
+    return base.tau**2 / (4 * base.eta) - 1 if over == "sigma2" else math.sqrt(4 * base.eta * (1 + base.sigma2))
 
 
 def _line(found: Sweep, limit: float | None, time: float) -> str:
     some = np.flatnonzero(found.collapse < 1)
     text = f"{found.over} {found.values[0]:.4g} to {found.values[-1]:.4g}: "
     if not len(some):
-        return text + "everything collapses"
+        return text + "everything collapses" + (f"; limit {limit:.4g}" if limit is not None else "")
     first, last = some[0], some[-1]
     text += f"{100 * found.collapse[first]:.1f} % collapse at {found.values[first]:.4g}, "
     text += f"{100 * found.collapse[last]:.1f} % at {found.values[last]:.4g}; "

@@ -60,6 +60,14 @@ CURVES = (
             ("commutator", "commutator", "c4"),
         ),
     ),
+    Curve(
+        "The theory's numbers",
+        (
+            ("k_smallest", "least eigenvalue of K", _EMBEDDINGS),
+            ("noise_ratio", "noise σ²", "c3"),
+            ("target_share", "target's share τ", "c4"),
+        ),
+    ),
     Curve("Gradient norm", (("grad_norm", "gradient", "c2"),), log=True),
     Curve("Throughput, images/s", (("images_per_second", "images/s", "c2"),), low=0.0),
 )
@@ -69,7 +77,8 @@ _CURVES_CAPTION = (
     "the backbone. Std × √d is 1 when embeddings spread evenly over the sphere and 0 when all images get the same one. "
     "Effective rank counts the dimensions in use. AUC is 0.5 for a flat spectrum and 1 when one dimension holds all. "
     "A predictor that is a matrix W is compared with the embeddings' correlation F: the mean cosine of F's ten leading "
-    "eigenvectors u with Wu (1 is aligned), |W − Wᵀ| / |W|, and |FW − WF| / (|F| |W|). "
+    "eigenvectors u with Wu (1 is aligned), |W − Wᵀ| / |W|, and |FW − WF| / (|F| |W|). The theory of linear networks "
+    "has W and F align where K is positive; σ² is the views' own variance over what they share. "
     "Loss alone does not show collapse: a collapsed run may have the lowest loss."
 )
 _SPECTRUM_CAPTION = (

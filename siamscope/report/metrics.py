@@ -32,6 +32,11 @@ MONITOR_FIELDS = (
     "alignment",
     "asymmetry",
     "commutator",
+    "target_share",
+    "noise_ratio",
+    "k_smallest",
+    "balance",
+    "weight_balance",
     "images_per_second",
 )
 

@@ -177,6 +177,33 @@ def test_a_recipe_without_a_run_is_forecast_only(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["can_survive"] == 12
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--predictor", "none"], "no predictor: every mode collapses"),
+        (["--predictor", "optimal"], "no mode grows"),
+        (["--target", "shared"], "no stop-gradient: every mode collapses"),
+    ],
+)
+def test_what_cannot_learn_is_said_to_collapse_and_the_flow_agrees(words, says, tmp_path, capsys):
+    more = ["--images", "256", "--modes", "8", "--steps", "2000", "--quiet", "--out", tmp_path]
+    assert siamscope("dynamics", "predict", "shapes", *SMALL, *words, *more) == 0
+    assert says in capsys.readouterr().out
+    facts = json.loads((tmp_path / "prediction.json").read_text())
+    assert facts["can_survive"] == 0 and facts["alive"]["flow"] == 0
+
+
+@pytest.mark.parametrize("target", ["detached", "momentum"])
+def test_a_predictor_that_is_set_has_its_own_flow(target, tmp_path, capsys):
+    more = ["--images", "256", "--modes", "8", "--steps", "50", "--quiet", "--out", tmp_path, "--json"]
+    words = ["--predictor", "directpred", "--target", target]
+    assert siamscope("dynamics", "predict", "shapes", *SMALL, *words, *more) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert any("which is set" in note for note in facts["notes"])
+    with (tmp_path / "modes.csv").open() as stream:
+        assert all(row["p"] == row["s"] == "" and row["p_flow"] for row in csv.DictReader(stream))
+
+
 # -- any other encoder -------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,8 @@ def moment(step: int, found: Units, images: Images, model: Siamese) -> Moment:
     first, second = (
         np.concatenate([views.online[k].numpy() for views in (embedded.pairs, *embedded.others)]) for k in (0, 1)
     )
+    if model.row.normalise == "l2":  # what the loss compares
+        first, second = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-6) for z in (first, second))
     matrix = getattr(model.predictor, "matrix", None)
     w_p = None if matrix is None or matrix.ndim != 2 else matrix.detach().cpu().double().numpy()
     return of_embeddings(step, first, second, found, w_p)

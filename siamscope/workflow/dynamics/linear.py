@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from siamscope import views
 from siamscope.data.order import IidOrder
 from siamscope.dynamics import Adaptive, EMAModes, MatrixFlow, Modes, SetFlow, SetRule, solve, solve_many
 from siamscope.dynamics.errors import Float
+from siamscope.dynamics.matrix import Target
 from siamscope.dynamics.prediction import (
     InputModes,
     ModeForecast,
@@ -44,7 +45,8 @@ def is_linear(recipe: Recipe) -> bool:
     return (
         recipe.network.backbone == "linear"
         and row.projector.layers == 0
-        and row.predictor != "mlp"
+        and row.predictor not in ("mlp", "symmetric-mlp")
+        and not row.predictor_bias
         and row.objective == "asymmetric"
         and row.distance == "euclidean"
         and row.normalise == "none"
@@ -64,7 +66,7 @@ class Course:
 class Linear:
     """The data's modes, what the theory says of each, and the network's course as predicted and, of a run, as trained.
 
-    forecast, directions (k, m): of the data's modes.
+    forecast, directions (k, m): of the data's modes; rests are NaN where there is none, see `rests`.
     flow: the network's modes at each time by the flow of the matrices; `trained`: of the run.
     alone: p and s (T, m) of each data mode by itself from its own start; None where that is not the question.
     """
@@ -93,6 +95,7 @@ def examine(recipe: Recipe, found: Units, images: Images, run: RunDir | None, ke
     data = input_modes(*view_moments(recipe, images, model), keep)
     expected, directions = joint_forecast(data, found.rates.eta, alpha_p=found.alpha_p, eta_p=found.rates.eta_p)
     per_epoch = IidOrder(images.total, recipe.train.batch_size, recipe.train.seed).steps_per_epoch
+    expected = rests(recipe, expected)
     w, w_p = weights(model)
     course = None
     steps = np.unique(np.linspace(0, recipe.train.steps or max(round(recipe.train.epochs * per_epoch), 1), 61).round())
@@ -108,6 +111,23 @@ def examine(recipe: Recipe, found: Units, images: Images, run: RunDir | None, ke
         None if course is None else network_modes(course.w @ data.basis, course.w_p),
         images.count,
     )  # fmt: skip
+
+
+def rests(recipe: Recipe, expected: ModeForecast) -> ModeForecast:
+    """The forecast, which is of a trained predictor with stop-gradient, for the recipe's kind.
+
+    Without predictor or stop-gradient, or with an optimal predictor, no mode rests but at 0. A predictor that is set
+    has other rests, which the flow finds: p and s are NaN.
+    """
+    none = np.full_like(expected.p_high, np.nan)
+    if dies(recipe):
+        return replace(expected, p_low=none, p_high=none, strength=np.zeros_like(none))
+    return expected if set_rule(recipe) is None else replace(expected, p_low=none, p_high=none, strength=none)
+
+
+def dies(recipe: Recipe) -> bool:
+    """Whether nothing is learnt whatever the numbers: theorem 2, or a predictor that is optimal at all times."""
+    return recipe.method.predictor in ("none", "optimal") or recipe.method.target == "shared"
 
 
 def weights(model: Siamese) -> tuple[Float, Float]:
@@ -166,17 +186,18 @@ def flow(recipe: Recipe, found: Units, data: InputModes, w: Float, w_p: Float, a
     """
     row, speed = recipe.method, found.rates
     start: dict[str, Float] = {"W": w @ data.basis}
+    target: Target = "ema" if row.target == "momentum" else "online"
     system: MatrixFlow | SetFlow
     if (rule := set_rule(recipe)) is not None:
-        system = SetFlow(data.x, data.x_noise, len(w), speed.eta, rule, "views")
+        system = SetFlow(data.x, data.x_noise, len(w), speed.eta, rule, "views", target, speed.beta)
     else:
         kinds: dict[str, Any] = {"none": "none", "linear": "trained", "symmetric": "symmetric", "optimal": "optimal"}
         system = MatrixFlow(
             data.x, data.x_noise, len(w), alpha_p=found.alpha_p, eta=speed.eta, beta=speed.beta, eta_p=speed.eta_p,
-            target="ema" if row.target == "momentum" else "online", stop_gradient=row.target != "shared",
+            target=target, stop_gradient=row.target != "shared",
             predictor=kinds[row.predictor],
         )  # fmt: skip
-        start |= {name: part for name, part in (("W_p", w_p), ("W_a", start["W"])) if name in system.layout.names}
+    start |= {name: part for name, part in (("W_p", w_p), ("W_a", start["W"])) if name in system.layout.names}
     path = solve(system, start, float(at[-1]), save=at, solver=Adaptive(rtol=1e-6, atol=1e-9))
     modes = network_modes(path["W"], system.predictor_at(path.y))
     lost = len(at) - len(path.t) + (path.status != "done")  # where it gave up, the last state is not one asked for
@@ -223,11 +244,9 @@ def further(recipe: Recipe, found: Units, seen: Linear) -> list[str]:
     """The notes on the recipe, and those on this encoder's prediction."""
     o, said = recipe.method.predictor_options, list(found.notes)
     if set_rule(recipe) is not None:
-        said.append("rests and limits are those of a trained predictor; the flow has the rule that sets this one")
+        said.append("limits are those of a trained predictor; where this one, which is set, rests, the flow tells")
         if o.every > 1 or o.centred or o.partitions > 1 or o.norm != "spectral":
             said.append("the flow's predictor is set at all times from the whole F, uncentred, over its spectral norm")
-        if recipe.method.target == "momentum":
-            said.append("the flow of a predictor that is set has no momentum target; W_a = W is taken")
     coarse = coarseness(found, seen.forecast)
     if coarse > COARSE:
         said.append(

@@ -11,6 +11,7 @@ import numpy as np
 from siamscope.dynamics.errors import Float
 from siamscope.dynamics.prediction import Agreement, ModeForecast, NetworkModes, agreement, matched
 from siamscope.recipe import Recipe
+from siamscope.workflow.dynamics import linear
 from siamscope.workflow.dynamics.deep import Moment
 from siamscope.workflow.dynamics.linear import Linear
 from siamscope.workflow.dynamics.units import Units
@@ -87,7 +88,8 @@ def _ends(seen: Linear, network: NetworkModes) -> Ends:
 def linear_facts(
     title: str, recipe: Recipe, found: Units, seen: Linear, result: Result, notes: list[str]
 ) -> dict[str, Any]:
-    limits = found.as_weight_decay(seen.forecast.eta_limit[seen.forecast.can_survive])
+    below = seen.forecast.eta_limit > seen.forecast.eta if linear.set_rule(recipe) else seen.forecast.can_survive
+    limits = found.as_weight_decay(seen.forecast.eta_limit[below])
     counts = {"flow": result.flow.s, "alone": None if result.alone is None else result.alone[1]}
     counts["trained"] = None if result.trained is None else result.trained.s
     return _facts("linear", title, recipe, found, notes) | {
@@ -97,7 +99,7 @@ def linear_facts(
         "mixing": _plain(seen.data.mixing),
         "steps": int(seen.steps[-1]),
         "time": _plain(seen.times[-1]),
-        "can_survive": int(seen.forecast.can_survive.sum()),
+        "can_survive": int(below.sum()),
         "weight_decay_limits": [_plain(v) for v in limits],
         "alive": {name: result.alive(s) for name, s in counts.items() if s is not None and np.isfinite(s).any()},
         "agreement": {
@@ -170,6 +172,8 @@ def _survivors(facts: dict[str, Any]) -> str:
         return "no stop-gradient: every mode collapses (theorem 2)"
     if facts["predictor"] == "none":
         return "no predictor: every mode collapses, the faster the more noise it has"
+    if facts["predictor"] == "optimal":
+        return "an optimal predictor at all times: no mode grows, and weight decay takes them (observation 2)"
     if not limits:
         return f"no mode survives a weight decay of {own:g}: collapse"
     if own == 0:

@@ -9,7 +9,7 @@ import numpy as np
 from siamscope.dynamics import Rates, rates
 from siamscope.dynamics.errors import Float
 from siamscope.recipe import Recipe
-from siamscope.training.optim import rate_factor
+from siamscope.training.optim import peak_rate, predictor_weight_decay, rate_factor
 
 
 class PredictError(ValueError):
@@ -55,23 +55,17 @@ def units(recipe: Recipe) -> Units:
         )
     loss = 2.0 if row.distance == "euclidean" else 1.0
     per_step = optim.decay == "per-step"
-    own = optim.predictor_weight_decay
     share = 1.0 if per_step else 1 / loss
     found = rates(
-        loss * peak_rate(recipe),
+        loss * peak_rate(optim, recipe.train.batch_size),
         optim.weight_decay * share,
         decay="per step" if per_step else "coupled",
         momentum=0.0 if optim.name == "adamw" else optim.momentum,
         ema=row.momentum if row.target == "momentum" else 0.0,
         alpha_p=optim.predictor_lr,
-        weight_decay_p=(optim.weight_decay if own < 0 else own) * share,
+        weight_decay_p=predictor_weight_decay(optim) * share,
     )
     return Units(found, optim.predictor_lr, loss, optim.weight_decay, per_step, tuple(_notes(recipe)))
-
-
-def peak_rate(recipe: Recipe) -> float:
-    """The learning rate after warm-up."""
-    return recipe.optim.lr * (recipe.train.batch_size / 256 if recipe.optim.lr_scaling else 1.0)
 
 
 def times(found: Units, recipe: Recipe, steps_per_epoch: int, steps: int) -> Float:

@@ -135,6 +135,16 @@ def test_an_edge_whose_saddle_lies_outside_the_box():
     assert len(shown) > 10 and (shown[:, 0] <= -0.1).all() and (shown[:, 1] >= 0.05).all()
 
 
+def test_an_edge_far_below_its_saddle():
+    """alpha_p = 0.05 lifts the saddle to s = p_-^2 / alpha_p, ten times the top of the box."""
+    modes = Modes(alpha_p=0.05, eta=0.1, sigma2=0.1)
+    curve = edge(modes, (0.2, 1.0), (0.0, 0.02))
+    curve = curve[np.isfinite(curve).all(1) & (curve[:, 1] > 1e-3)]
+    assert len(curve) > 10
+    assert (outcomes(modes, curve[:, 0], curve[:, 1] * 1.02) == 1).all()
+    assert (outcomes(modes, curve[:, 0], curve[:, 1] * 0.98) == -1).all()
+
+
 def test_the_share_is_the_area_below_the_exact_edge():
     """Without decay: s = p^2 / alpha_p for p < 0, and (p^2 - p*^2) / alpha_p for p > p*."""
     found = portrait(Modes(alpha_p=1.0, sigma2=0.1), *BOX, grid=(300, 300))

@@ -184,7 +184,10 @@ def test_the_target_follows():
     for start in ("zero", "copy"):
         for traces in followings(study, eta, gamma, start=start):
             assert traces.values.mean(1).min() > 0.9
-    other = followings(study, (0.01,), (0.999,), start="random")[0]
+    other, quick = followings(study, (0.01, 0.01), (0.999, 0.99), start="random")
+    same = followings(study, (0.01,), (0.99,), rate=0.3, start="random")[0]  # beta = (1 - momentum) / rate
+    assert np.abs(same.values - other.values).max() < 1e-6
+    assert (quick.values.mean(1) > other.values.mean(1)).all()
     assert other.values.mean(1).max() < 0.95 and np.abs(other.values[:, 0]).max() < 0.6
 
 

@@ -196,6 +196,14 @@ def test_the_thresholds(tmp_path):
     assert [float(row["size"]) > 0.1 for row in rows(tmp_path / "threshold-start.csv")] == [False, False, True, True]
 
 
+def test_a_feature_against_the_inequality_shows_as_what_it_did(tmp_path):
+    maps = [survivors(1.0, [0.2], [0.0], delta=0.3)]  # below the threshold of starts
+    write_threshold(
+        maps, [spectrum(1.0, 0.12, [0.0])], [start_sizes(0.2, 1.0, 1.0, [0.1])], 0.12, largest_decay, tmp_path
+    )
+    assert [(row["outcome"], row["theory"]) for row in rows(tmp_path / "threshold-features.csv")] == [("lost", "kept")]
+
+
 def test_names_of_predictors():
     assert predictor_name(0.5).startswith("DirectPred") and predictor_name(1.0).startswith("DirectCopy")
     assert predictor_name(2.0) == "DirectSet (power 2)" and predictor_name("trained") == "trained predictor"

@@ -2,9 +2,10 @@
 
     python benchmarks/predict.py --seeds 3
 
-linear: the recipe `linear` on shapes and Fashion-MNIST; then, on shapes, over weight decay through the predicted
-    collapse of all modes. deep: SimSiam with a linear predictor on a ResNet-8 over weight decay, where the theory is a
-    heuristic. Every run is judged by the same command that a user has.
+linear: the recipe `linear` on shapes and Fashion-MNIST. decay: on shapes over weight decay, through the predicted
+    collapse of all modes. rate: over the learning rate, at equal time of the flow. deep: SimSiam with a linear
+    predictor on a ResNet-8 over weight decay, where the theory is a heuristic.
+Every run is judged by the same command that a user has.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import torch
 from siamscope import cli
 from siamscope.workflow import environment
 
+KINDS = ["linear", "decay", "rate", "deep"]
 QUICK = ["--evaluation.bank", "2000", "--evaluation.queries", "1000", "--evaluation.no-probe", "--quiet"]
 DECAYS = (0.002, 0.004, 0.008, 0.016, 0.024, 0.032, 0.04, 0.06)
+RATES = (0.05, 0.2, 0.5, 1.0)
 DEEP_DECAYS = (5e-4, 5e-3, 0.05, 0.5)
 DEEP = ["--recipe", "simsiam", "--predictor", "linear", "--epochs", "6"]
 
@@ -92,6 +95,11 @@ def rows(kinds: list[str], seeds: int) -> Iterator[tuple[str, dict[str, Any]]]:
         if "decay" in kinds:
             for decay in DECAYS:
                 yield "decay", linear(folder, "shapes", 0, "--weight-decay", decay)
+        if "rate" in kinds:
+            for rate in RATES:
+                steps = round(3000 * RATES[0] / rate)
+                words = ("--lr", rate, "--steps", steps, "--train.checkpoint-steps", steps // 30)
+                yield "rate", {"lr": rate, "steps": steps} | linear(folder, "shapes", 0, *words)
         if "deep" in kinds:
             for decay in DEEP_DECAYS:
                 yield "deep", deep(folder, decay, 0)
@@ -100,13 +108,13 @@ def rows(kinds: list[str], seeds: int) -> Iterator[tuple[str, dict[str, Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--kinds", nargs="+", default=["linear", "decay", "deep"], choices=["linear", "decay", "deep"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/predict.json"))
     args = parser.parse_args()
     start = time.monotonic()
     found: dict[str, list[dict[str, Any]]] = {}
     if args.out.is_file():  # kinds that are not asked for stay
-        found = {k: v for k, v in json.loads(args.out.read_text()).items() if k in ("linear", "decay", "deep")}
+        found = {k: v for k, v in json.loads(args.out.read_text()).items() if k in KINDS}
     found = {kind: rows_ for kind, rows_ in found.items() if kind not in args.kinds}
     for kind, row in rows(args.kinds, args.seeds):
         found.setdefault(kind, []).append(row)

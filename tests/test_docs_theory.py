@@ -70,7 +70,7 @@ def shown(name):
 
 
 def test_the_pages_are_there_and_on_the_map():
-    assert len(PAGES) == 11
+    assert len(PAGES) == 12
     assert {name for name in PAGES if name != "README.md"} <= set(re.findall(r"\]\((\S+?\.md)\)", page("README.md")))
 
 

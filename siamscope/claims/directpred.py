@@ -47,7 +47,7 @@ def _linear() -> tuple[Claim, ...]:
                Expected("at most", 1e-3, why="a step of finite size")),
         _check("A21.alpha", "alpha_p = 5 with eta_p = eta: |W P_S| = sqrt(r) p_+ / sqrt(5)", "fast", "size",
                _near(round(size / 5**0.5, 4), 0.03, minibatch)),
-        _check("A21.coupled", "alpha_p = 5 with coupled decay, eta_p = 5 eta: |W P_S| as with alpha_p = 1", "fast",
+        _check("A21.same-decay", "alpha_p = 5 with coupled decay, eta_p = 5 eta: |W P_S| as with alpha_p = 1", "fast",
                "coupled", _near(size, 0.03, minibatch)),
         _check("A21.directset", "DirectSet(1): |W P_S| ends at sqrt(r u_+)", "directset", "size",
                _near(set_size, 0.03, minibatch)),

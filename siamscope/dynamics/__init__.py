@@ -20,6 +20,15 @@ from siamscope.dynamics.directset import (
 from siamscope.dynamics.errors import DynamicsError
 from siamscope.dynamics.matrix import MatrixFlow, gradients, hessian, objective, optimal_predictor, subspace
 from siamscope.dynamics.modes import EMAModes, Modes, Parabola, ema_share
+from siamscope.dynamics.prediction import (
+    InputModes,
+    ModeForecast,
+    NetworkModes,
+    forecast,
+    input_modes,
+    joint_forecast,
+    network_modes,
+)
 from siamscope.dynamics.reduced import ReducedFlow
 from siamscope.dynamics.separatrix import separatrix
 from siamscope.dynamics.sgd import LinearSGD, Rates, Trained, rates
@@ -35,10 +44,13 @@ __all__ = [
     "EMAModes",
     "Ensemble",
     "Euler",
+    "InputModes",
     "Layout",
     "LinearSGD",
     "MatrixFlow",
+    "ModeForecast",
     "Modes",
+    "NetworkModes",
     "Parabola",
     "Rates",
     "ReducedFlow",
@@ -56,12 +68,16 @@ __all__ = [
     "apply_rule",
     "ema_share",
     "fixed_points",
+    "forecast",
     "gradients",
     "hessian",
+    "input_modes",
     "jacobian",
+    "joint_forecast",
     "largest_decay",
     "largest_noise",
     "multiplicative",
+    "network_modes",
     "objective",
     "optimal_predictor",
     "rates",

@@ -211,6 +211,9 @@ class EMAModes(Modes):
 
     `tau` is not a parameter but part of the state. At rest tau = 1, so fixed points are those of `Modes`. In a mode
     that collapses tau tends to beta / (beta - eta) if beta > eta, and grows without end if not.
+
+    Where p < 0, w may pass through 0 on its way, and tau = w_a / w has a pole there: a trajectory ends as "diverged".
+    `ScalarNetwork`, the same flow in w and w_a, passes.
     """
 
     beta: Rate = 1.0

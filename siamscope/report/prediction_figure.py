@@ -100,7 +100,7 @@ def _pictures(
     """Rows of images: the predicted modes, and the trained network's (or the flow's) that have most of them."""
     from siamscope.dynamics.prediction import matched
 
-    count = max(min(PICTURES, int(expected.can_survive.sum()) + 2, pixels.shape[1]), 1)
+    count = min(PICTURES, pixels.shape[1])
     network, name = (course[1], "flow") if course[2] is None else (course[2], "trained")
     last = NetworkModes(network.p[-1], network.rows[-1])
     rows = [("predicted", pixels[:, :count].T)]

@@ -13,7 +13,7 @@ from siamscope.dynamics import DynamicsError, MatrixFlow, Modes, ReducedFlow, Se
 from siamscope.dynamics.checks import stop_gradient
 from siamscope.dynamics.checks.registry import Claim, Experiment, run_all
 
-CHEAP = "A1,A20*,A3,A3[.b]*,A4*,A5b.[dc]*,A6*,A7*,A8*,A9.*,A10*,A11*,A14*,A15*,A27*"
+CHEAP = "A1,A20*,A3,A3[.b]*,A4*,A5.max,A5b.[dc]*,A6*,A7*,A8*,A9.*,A10*,A11*,A14*,A15*,A27*"
 
 ROWS = [
     "A1", "A2", "A3", "A3b", "A4", "A4b", "A5", "A5b", "A6", "A7", "A8", "A9", "A10", "A11", "A12", "A13", "A16", "A17",

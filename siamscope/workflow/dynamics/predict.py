@@ -108,7 +108,7 @@ Found = tuple[dict[str, Any], str, dict[str, words.Table]]
 def _linear(recipe: Recipe, found: Units, images: Images, of: RunDir | None, options: Options, say: Reporter) -> Found:
     seen = linear.examine(recipe, found, images, of, options.modes, say)
     result = words.compare(seen, found)
-    title = f"{images.name}: linear encoder, {recipe.method.predictor} predictor"
+    title = f"{images.name}: linear encoder, {recipe.method.predictor} predictor, weight decay {found.weight_decay:g}"
     facts = words.linear_facts(title, recipe, found, seen, result, linear.further(recipe, found, seen))
     shape = (images.channels, recipe.views.size or recipe.data.size)
     trained = None if result.trained is None else result.trained.p

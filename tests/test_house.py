@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "report": {"files", "dynamics"},
     "data": set(),
     "training": {
-        "objectives", "gradients", "collapse", "views", "networks", "evaluation", "data", "recipe", "sections",
-        "methods", "row", "rundir",
+        "objectives", "gradients", "collapse", "dynamics", "views", "networks", "evaluation", "data", "recipe",
+        "sections", "methods", "row", "rundir",
     },
     "workflow": {
         "training", "objectives", "gradients", "collapse", "dynamics", "views", "networks", "evaluation", "data",

@@ -18,17 +18,10 @@ from siamscope.dynamics.directset import (
     largest_noise,
 )
 from siamscope.dynamics.errors import DynamicsError
+from siamscope.dynamics.joint import InputModes, input_modes, joint_forecast
 from siamscope.dynamics.matrix import MatrixFlow, gradients, hessian, objective, optimal_predictor, subspace
 from siamscope.dynamics.modes import EMAModes, Modes, Parabola, ema_share
-from siamscope.dynamics.prediction import (
-    InputModes,
-    ModeForecast,
-    NetworkModes,
-    forecast,
-    input_modes,
-    joint_forecast,
-    network_modes,
-)
+from siamscope.dynamics.prediction import ModeForecast, NetworkModes, forecast, network_modes
 from siamscope.dynamics.reduced import ReducedFlow
 from siamscope.dynamics.separatrix import separatrix
 from siamscope.dynamics.sgd import LinearSGD, Rates, Trained, rates

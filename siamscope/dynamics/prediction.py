@@ -1,15 +1,7 @@
-"""From a network's data and optimiser to what the theory expects of it, mode by mode.
+"""From a network's data and optimiser to what the theory expects of it, mode by mode, and how that compares.
 
 Where X and X' share their eigenvectors, each of them is a mode by itself (appendix D of arXiv:2102.06810): a `Modes`
-with its own `signal` (X's eigenvalue) and `sigma2` (that of X'). Real data do not commute. There W rests, with W_a = W
-and W_p = U diag(p) U^T, if each row w of U^T W has
-
-    p X w - p^2 (X + X') w - eta w = 0,
-
-eq. (16) at rest with a matrix in place of each number: a quadratic eigenvalue problem whose real solutions come in
-pairs, p_- below p_+. W_p rests as well if these w are orthogonal, as they are where X and X' commute; elsewhere the
-solution is an approximation, the better the nearer they are to it. Derived here, not in the paper; held against the
-flow of the matrices in the tests.
+with its own `signal` (X's eigenvalue) and `sigma2` (that of X'). Data that do not commute: `siamscope.dynamics.joint`.
 """
 
 from __future__ import annotations
@@ -18,61 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 from siamscope.dynamics import errors
 from siamscope.dynamics.errors import DynamicsError, Float
 from siamscope.dynamics.modes import Modes
-
-
-@dataclass(frozen=True, eq=False)
-class InputModes:
-    """X and X' on the span of the first k eigenvectors of X, largest eigenvalue first.
-
-    basis (n, k): orthonormal columns.  x, x_noise (k, k): X and X' in that basis; x is diagonal, x_noise need not be.
-    kept: their share of the trace of X + X'.
-    """
-
-    basis: Float
-    x: Float
-    x_noise: Float
-    kept: float
-
-    @property
-    def mixing(self) -> float:
-        """Share of X' (squared Frobenius norm) outside its diagonal: 0 where X and X' commute."""
-        whole = float(np.square(self.x_noise).sum())
-        return 1 - float(np.square(np.diag(self.x_noise)).sum()) / whole if whole > 0 else 0.0
-
-
-def input_modes(x: npt.ArrayLike, x_noise: npt.ArrayLike, keep: int) -> InputModes:
-    """The first `keep` modes (or all, if there are fewer) of X (n, n) and X' (n, n), both symmetric.
-
-    Estimates are welcome: small negative eigenvalues, as sampling leaves them, are set to 0.
-
-    Raises:
-        DynamicsError: not square, not of one size, not symmetric, not finite, or X without a positive eigenvalue.
-    """
-    signal, noise = (errors.array(name, a, np.shape(a)) for name, a in (("x", x), ("x_noise", x_noise)))
-    if signal.ndim != 2 or signal.shape[0] != signal.shape[1] or signal.shape != noise.shape:
-        raise DynamicsError(f"x and x_noise must be square and of one size; they are {signal.shape}, {noise.shape}.")
-    errors.symmetric("x", signal)
-    errors.symmetric("x_noise", noise)
-    n = len(signal)
-    values, vectors = linalg.eigh(signal, subset_by_index=(max(n - errors.whole("keep", keep), 0), n - 1))
-    if values[-1] <= 0:
-        raise DynamicsError(f"x has no positive eigenvalue (largest: {values[-1]:.3g}): the views share nothing.")
-    basis = vectors[:, ::-1]
-    inner = _not_negative(basis.T @ noise @ basis)
-    kept_x = np.diag(np.maximum(values[::-1], 0.0))
-    share = float(np.trace(kept_x) + np.trace(inner)) / float(np.trace(signal) + np.trace(noise))
-    return InputModes(basis, kept_x, inner, min(share, 1.0))
-
-
-def _not_negative(a: Float) -> Float:
-    values, vectors = np.linalg.eigh((a + a.T) / 2)
-    out = (vectors * np.maximum(values, 0.0)) @ vectors.T
-    return np.asarray((out + out.T) / 2, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,83 +53,36 @@ def forecast(
 ) -> ModeForecast:
     """Of independent modes (m,). One without signal cannot survive.
 
-    With unequal decay p rests where it would with eta alone, and s = (eta_p / eta) p^2 / alpha_p, from eqs (11), (12).
+    With unequal decay p rests where it would with eta alone, and s = (eta_p / eta) p^2 / alpha_p, from eqs (11), (12);
+    with decay of the encoder alone nothing rests but at s = 0.
     """
+    check_rates(eta, alpha_p, eta_p)
     own = np.atleast_1d(errors.array("signal", signal, np.shape(signal)))
-    added = np.broadcast_to(errors.array("sigma2", sigma2, np.shape(sigma2)), own.shape)
+    added = errors.array("sigma2", sigma2, np.shape(sigma2))
+    if added.shape not in ((), own.shape):
+        raise DynamicsError(f"sigma2 must be one number, or one for each of the {len(own)} modes.")
+    added = np.broadcast_to(added, own.shape)
     if (own < 0).any() or (added < 0).any():
         raise DynamicsError("signal and sigma2 are variances; none can be negative.")
-    alive = own > 0
+    alive = (own > 0) & (eta == 0 or eta_p != 0)
     modes = Modes(eta=eta, sigma2=added, signal=np.where(alive, own, 1.0), alpha_p=alpha_p)
     limit = np.where(alive, modes.eta_limit, 0.0)
     low, high = (np.where(eta < limit, root, np.nan) for root in modes.roots())
-    return ModeForecast(eta, own, np.asarray(added), limit, low, high, _strength(high, eta, alpha_p, eta_p))
+    return ModeForecast(eta, own, np.asarray(added), limit, low, high, strength_at_rest(high, eta, alpha_p, eta_p))
 
 
-def joint_forecast(
-    data: InputModes, eta: float, *, alpha_p: float = 1.0, eta_p: float | None = None
-) -> tuple[ModeForecast, Float]:
-    """Of data whose X and X' need not commute: the forecast and the modes' directions (k, m), columns of length 1.
-
-    First the modes that can survive, largest p first: solutions of the quadratic problem above, not orthogonal in
-    general. Then, orthogonal to them in the metric X + X' (views along one hold nothing of the other), those that
-    cannot, largest signal first. `eta_limit` is that of the direction by itself; for the former the exact one is a
-    little higher.
-
-    Without weight decay the modes are the eigenvectors of X w = p (X + X') w, as in appendix D, and p_- is 0.
-    """
+def check_rates(eta: float, alpha_p: float, eta_p: float | None) -> None:
+    """Raise DynamicsError for rates out of range."""
     errors.number("eta", eta, low=0)
-    low, high, living = _rests(data.x, data.x_noise, eta)
-    total = data.x + data.x_noise
-    q = linalg.null_space((total @ living).T) if living.size else np.eye(len(data.x))
-    _, turned = np.linalg.eigh(q.T @ data.x @ q)
-    others = q @ turned[:, ::-1]
-    directions = np.concatenate([living, others], axis=1)
-    signal = np.maximum((directions * (data.x @ directions)).sum(0), 0.0)
-    sigma2 = np.maximum((directions * (data.x_noise @ directions)).sum(0), 0.0)
-    none = np.full(others.shape[1], np.nan)
-    low, high = np.concatenate([low, none]), np.concatenate([high, none])
-    size = signal + sigma2
-    limit = np.where(size > 0, signal**2 / (4 * np.where(size > 0, size, 1.0)), 0.0)
-    return ModeForecast(eta, signal, sigma2, limit, low, high, _strength(high, eta, alpha_p, eta_p)), directions
+    errors.number("alpha_p", alpha_p, low=0, above=True)
+    if eta_p is not None:
+        errors.number("eta_p", eta_p, low=0)
 
 
-def _rests(x: Float, x_noise: Float, eta: float) -> tuple[Float, Float, Float]:
-    """p_- (m,), p_+ (m,) and w (k, m) of the quadratic problem, largest p_+ first.
-
-    A solution is a p_+ where w^T [X - 2 p (X + X')] w, the slope of its branch of eigenvalues of p X - p^2 (X + X'), is
-    negative. Its p_- is the solution below with the nearest w that no larger p_+ has taken.
-    """
-    k, total = len(x), x + x_noise
-    if eta == 0:
-        p, w = linalg.eigh(x, total + 1e-14 * np.trace(total) * np.eye(k))
-        lives = np.flatnonzero(p > 1e-10)[::-1]
-        return np.zeros(len(lives)), p[lives], w[:, lives] / np.linalg.norm(w[:, lives], axis=0)
-    one, zero = np.eye(k), np.zeros((k, k))
-    p, w = linalg.eig(np.block([[zero, one], [-eta * one, x]]), np.block([[one, zero], [zero, total]]))
-    with np.errstate(invalid="ignore"):
-        real = np.isfinite(p) & (np.abs(p.imag) <= 1e-8 * np.abs(p))
-    roots, w = p[real].real, w[:k, real].real
-    w = w / np.linalg.norm(w, axis=0)
-    slope = (w * (x @ w - 2 * roots * (total @ w))).sum(0)
-    upper = np.flatnonzero(slope < 0)
-    upper = upper[np.argsort(-roots[upper])]
-    free, lower = list(np.flatnonzero(slope >= 0)), []
-    for i in upper:
-        below = [j for j in free if roots[j] < roots[i]]
-        partner = max(below, key=lambda j: abs(float(w[:, i] @ w[:, j])), default=None)
-        lower.append(np.nan if partner is None else roots[partner])
-        if partner is not None:
-            free.remove(partner)
-    return np.array(lower, dtype=np.float64), roots[upper], w[:, upper]
-
-
-def _strength(p: Float, eta: float, alpha_p: float, eta_p: float | None) -> Float:
+def strength_at_rest(p: Float, eta: float, alpha_p: float, eta_p: float | None) -> Float:
     """s at rest, from p; 0 where p is NaN."""
-    if eta_p is None or eta_p == eta:
-        ratio = 1.0 if eta > 0 else np.nan
-    else:
-        ratio = errors.number("eta_p", eta_p, low=0) / eta if eta > 0 else np.inf
+    own = eta if eta_p is None else eta_p
+    ratio = own / eta if eta > 0 else np.inf if own > 0 else np.nan
     return np.where(np.isfinite(p), ratio * np.square(p) / alpha_p, 0.0)
 
 
@@ -263,7 +157,10 @@ def agreement(predicted: npt.ArrayLike, measured: npt.ArrayLike, floor: npt.Arra
     b = errors.array("measured", measured, np.shape(measured))
     if a.ndim != 1 or a.shape != b.shape or not a.size:
         raise DynamicsError(f"predicted and measured must be two vectors of one length; {a.shape} and {b.shape}.")
-    least = np.broadcast_to(errors.array("floor", floor, np.shape(floor)), a.shape)
+    least = errors.array("floor", floor, np.shape(floor))
+    if least.shape not in ((), a.shape):
+        raise DynamicsError(f"floor must be one number, or one for each of the {len(a)} modes.")
+    least = np.broadcast_to(least, a.shape)
     up, alive = a > least, b > least
     both = up & alive
     error = float(np.median(np.abs(a[both] - b[both]) / b[both])) if both.any() else float("nan")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from siamscope.dynamics.errors import Float
-from siamscope.dynamics.prediction import InputModes, ModeForecast, NetworkModes
+from siamscope.dynamics.joint import InputModes
+from siamscope.dynamics.prediction import ModeForecast, NetworkModes
 from siamscope.files import write_atomically
 from siamscope.report.errors import ReportError
 from siamscope.report.figure import save_png

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from siamscope import collapse
+from siamscope import collapse, dynamics
 from siamscope.networks.flat import Flat
 from siamscope.recipe import Recipe
 from siamscope.training.optim import peak_rate, predictor_weight_decay
@@ -26,9 +26,37 @@ Float = NDArray[np.float64]
 Lag = Callable[[], tuple[Tensor, Tensor] | None]
 
 
+LOSS = {"euclidean": 2.0, "cosine": 1.0}
+"""How many times J the loss is: minus the cosine is half the squared distance of unit vectors."""
+
+
+def flow_rates(recipe: Recipe) -> dynamics.Rates:
+    """The flow's rates for a recipe whose objective is asymmetric; of another optimiser than SGD, as if it were SGD.
+
+    The loss is c J. A step of rate lr is a time of c lr / (1 - momentum). Coupled decay, which goes with the gradient
+    of c J, makes eta = weight_decay / c and, with the predictor's rate, eta_p = alpha_p weight_decay_p / c. Decay per
+    step is over that time, at the rate after warm-up.
+
+    Raises:
+        DynamicsError: a rate of 0.
+    """
+    config, row = recipe.optim, recipe.method
+    scale = LOSS[row.distance]
+    share = 1.0 if config.decay == "per-step" else 1 / scale
+    return dynamics.rates(
+        scale * peak_rate(config, recipe.train.batch_size),
+        config.weight_decay * share,
+        decay="per step" if config.decay == "per-step" else "coupled",
+        momentum=0.0 if config.name == "adamw" else config.momentum,
+        ema=row.momentum if row.target == "momentum" else 0.0,
+        alpha_p=config.predictor_lr,
+        weight_decay_p=predictor_weight_decay(config) * share,
+    )
+
+
 @dataclass(frozen=True)
 class Rates:
-    """Of the flow that SGD follows: weight decays of encoder and predictor, and the predictor's rate."""
+    """What the monitor needs of them: weight decays of encoder and predictor, and the predictor's rate."""
 
     eta: float
     eta_p: float
@@ -36,22 +64,13 @@ class Rates:
 
 
 def rates(recipe: Recipe) -> Rates | None:
-    """The flow's rates; None where there is no such flow: another optimiser than SGD, an objective with negatives.
-
-    The loss is c J: c = 2 for the squared distance, 1 for minus the cosine (half the squared distance of unit vectors).
-    A step of rate lr is a time of c lr / (1 - momentum). Coupled decay, which goes with the gradient of c J, makes eta
-    = weight_decay / c and, with the predictor's rate, eta_p = alpha_p weight_decay_p / c. Decay per step is over that
-    time, at the rate after warm-up.
-    """
-    config, row = recipe.optim, recipe.method
-    lr, scale = peak_rate(config, recipe.train.batch_size), 2 if row.distance == "euclidean" else 1
-    if row.objective != "asymmetric" or config.name != "sgd" or config.momentum >= 1 or not lr * config.predictor_lr:
+    """The same; None where there is no such flow: another optimiser than SGD, an objective with negatives, no rate."""
+    config = recipe.optim
+    lr = peak_rate(config, recipe.train.batch_size) * config.predictor_lr
+    if recipe.method.objective != "asymmetric" or config.name != "sgd" or config.momentum >= 1 or not lr:
         return None
-    eta, eta_p = config.weight_decay, predictor_weight_decay(config)
-    if config.decay == "per-step":
-        time = scale * lr / (1 - config.momentum)
-        return Rates(eta / time, eta_p / time, config.predictor_lr)
-    return Rates(eta / scale, config.predictor_lr * eta_p / scale, config.predictor_lr)
+    flow = flow_rates(recipe)
+    return Rates(flow.eta, flow.eta_p, config.predictor_lr)
 
 
 def figures(model: Siamese, found: Rates | None, first: Tensor, second: Tensor, lag: Lag) -> dict[str, float]:

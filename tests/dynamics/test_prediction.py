@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from siamscope.dynamics import DynamicsError, MatrixFlow, Modes, fixed_points, solve
+from siamscope.dynamics.joint import InputModes, input_modes, joint_forecast
 from siamscope.dynamics.prediction import (
-    InputModes,
     NetworkModes,
     agreement,
     forecast,
-    input_modes,
-    joint_forecast,
     matched,
     network_modes,
     starts,
@@ -46,7 +44,7 @@ def test_where_x_and_noise_commute_the_modes_are_independent(seed):
     order = np.argsort(-alone.p_high[lives])
     for name in ("p_high", "p_low", "strength", "signal", "sigma2", "eta_limit"):
         expected = getattr(alone, name)[lives][order]
-        np.testing.assert_allclose(getattr(found, name)[:count], expected, rtol=1e-8)
+        np.testing.assert_allclose(getattr(found, name)[:count], expected, rtol=1e-5 if name == "eta_limit" else 1e-8)
     np.testing.assert_allclose(found.signal[count:], np.sort(signal[~lives])[::-1], rtol=1e-8)
     assert (found.margin[count:] < 1).all() and (found.strength[count:] == 0).all()
     np.testing.assert_allclose(np.linalg.norm(directions, axis=0), 1)
@@ -84,8 +82,8 @@ def test_rows_at_rest_solve_the_quadratic_problem(seed):
     assert (found.p_low[:count] < found.p_high[:count]).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_flow_of_the_matrices_ends_near_the_forecast(seed):
+@pytest.mark.parametrize(("seed", "kind"), [(0, "symmetric"), (1, "symmetric"), (2, "trained"), (3, "trained")])
+def test_the_flow_of_the_matrices_ends_near_the_forecast(seed, kind):
     """The rest is exact where X and X' commute, and the error falls at least as fast as what keeps them from it."""
     rng = np.random.default_rng(seed)
     x, quiet = noisy(rng, 5, 0.0)
@@ -96,7 +94,7 @@ def test_the_flow_of_the_matrices_ends_near_the_forecast(seed):
     def error(mixing, eta):
         """Largest relative error of p at rest, with a forecast for weight decay eta."""
         noise = quiet + mixing * (b + b.T) / 4
-        flow = MatrixFlow(x, noise, 6, eta=ETA, target="online", predictor="symmetric")
+        flow = MatrixFlow(x, noise, 6, eta=ETA, target="online", predictor=kind)
         path = solve(flow, start, 1500.0, save="ends")
         ends = network_modes(path["W"][-1], path["W_p"][-1])
         found, _ = joint_forecast(InputModes(np.eye(5), x, noise, 1.0), eta)
@@ -107,6 +105,28 @@ def test_the_flow_of_the_matrices_ends_near_the_forecast(seed):
     assert error(0.05, ETA) < 0.02
     assert error(0.025, ETA) < 0.6 * error(0.05, ETA)
     assert error(0.0, 1.2 * ETA) > 0.005  # another weight decay is told
+
+
+def test_the_limit_of_a_mode_whose_direction_turns():
+    """Two modes by hand: neither limit is signal^2 / (4 (signal + sigma2)) of its direction at eta = 0.01."""
+    data = InputModes(np.eye(2), np.diag([1.0, 0.6]), np.array([[0.3, 0.25], [0.25, 0.3]]), 1.0)
+    found, _ = joint_forecast(data, 0.01)
+    np.testing.assert_allclose(found.eta_limit, [0.20812, 0.09335], atol=2e-5)
+    alone = found.signal**2 / (4 * (found.signal + found.sigma2))
+    assert (np.abs(found.eta_limit / alone - 1) > 0.05).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_modes_fall_one_by_one_at_their_limits(seed):
+    rng = np.random.default_rng(seed)
+    x, noise = noisy(rng, 6, 0.1)
+    data = InputModes(np.eye(6), x, noise, 1.0)
+    found, _ = joint_forecast(data, 0.02)
+    limits = np.sort(found.eta_limit[found.can_survive])
+    assert len(limits) >= 4
+    for k, limit in enumerate(limits):
+        for factor, left in ((0.999, len(limits) - k), (1.001, len(limits) - k - 1)):
+            assert joint_forecast(data, factor * limit)[0].can_survive.sum() == left
 
 
 def test_without_decay_the_modes_are_those_of_appendix_d():
@@ -127,6 +147,15 @@ def test_unequal_decay_scales_the_strength():
     assert path["p"][-1] == pytest.approx(found.p_high[0], rel=1e-6)
     assert path["s"][-1] == pytest.approx(found.strength[0], rel=1e-6)
     assert forecast(0.9, 0.2, 0.03, alpha_p=2.0).strength[0] == pytest.approx(found.strength[0] / 4)
+
+
+def test_decay_of_the_encoder_alone_leaves_no_rest():
+    path = solve(Modes(eta=0.04, eta_p=0.0, sigma2=0.1), {"p": 0.8, "s": 0.7}, 3000.0, save="ends")
+    assert path["s"][-1] < 1e-6 and path["p"][-1] > 0.5
+    found = forecast(1.0, 0.1, 0.04, eta_p=0.0)
+    assert not found.can_survive[0] and found.strength[0] == found.margin[0] == 0
+    joint, _ = joint_forecast(InputModes(np.eye(1), np.eye(1), 0.1 * np.eye(1), 1.0), 0.04, eta_p=0.0)
+    assert not joint.can_survive.any()
 
 
 def test_no_decay_and_no_signal():
@@ -195,7 +224,12 @@ def test_agreement_by_hand():
         (lambda: forecast([-1.0], [0.0], 0.1), "negative"),
         (lambda: forecast([1.0], [0.0], -0.1), "eta"),
         (lambda: joint_forecast(InputModes(np.eye(2), np.eye(2), np.eye(2), 1.0), -0.1), "eta"),
+        (lambda: joint_forecast(InputModes(np.eye(2), np.eye(2), np.eye(2), 1.0), 0.1, alpha_p=0.0), "alpha_p"),
+        (lambda: joint_forecast(InputModes(np.eye(2), np.full((2, 2), np.nan), np.eye(2), 1.0), 0.1), "NaN"),
+        (lambda: forecast([1.0], [0.1, 0.2], 0.1), "sigma2"),
+        (lambda: forecast([1.0], [0.1], 0.0, eta_p=-1.0), "eta_p"),
         (lambda: agreement([1.0], [1.0, 2.0], 0.1), "one length"),
+        (lambda: agreement([1.0, 2.0], [1.0, 2.0], [0.1, 0.2, 0.3]), "floor"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, says):

@@ -11,7 +11,7 @@ import pytest
 from siamscope import cli
 from siamscope import recipe as recipes
 from siamscope.dynamics import gradients
-from siamscope.dynamics.prediction import InputModes, joint_forecast
+from siamscope.dynamics.joint import InputModes, joint_forecast
 from siamscope.workflow.dynamics import deep, linear
 from siamscope.workflow.dynamics.units import PredictError, times, units
 

@@ -18,6 +18,9 @@ from siamscope.workflow.dynamics.units import Units
 
 Table = list[list[Any]]
 SHOWN = 12
+HEURISTIC = (
+    "A heuristic: embeddings stand for a linear network's on whitened data; its limits of weight decay are no guide."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +102,7 @@ def linear_facts(
         "mixing": _plain(seen.data.mixing),
         "steps": int(seen.steps[-1]),
         "time": _plain(seen.times[-1]),
-        "can_survive": int(below.sum()),
+        "can_survive": min(int(below.sum()), seen.flow.p.shape[1]),
         "weight_decay_limits": [_plain(v) for v in limits],
         "alive": {name: result.alive(s) for name, s in counts.items() if s is not None and np.isfinite(s).any()},
         "agreement": {
@@ -222,7 +225,7 @@ def deep_tables(moments: list[Moment], found: Units) -> dict[str, Table]:
 
 
 def deep_text(facts: dict[str, Any], moments: list[Moment], found: Units) -> str:
-    lines = [*_head(facts), "A heuristic: embeddings stand for a linear network's on whitened data."]
+    lines = [*_head(facts), HEURISTIC]
     for moment in facts["moments"]:
         low, high = moment["weight_decay_limits"]
         noise = " / ".join(f"{q:.2g}" for q in moment["noise"])
@@ -239,7 +242,18 @@ def deep_text(facts: dict[str, Any], moments: list[Moment], found: Units) -> str
             error = "undefined" if moment["p_error"] is None else f"{100 * moment['p_error']:.0f} %"
             lines.append(f"  predictor's eigenvalues, expected at rest against measured: rank correlation {rank}, "
                          f"median error {error}")  # fmt: skip
-    return "\n".join(lines + _notes(facts))
+    return "\n".join([*lines, *_outcome(facts["moments"]), *_notes(facts)])
+
+
+def _outcome(moments: list[dict[str, Any]]) -> list[str]:
+    """How well the heuristic did, for a run."""
+    if len(moments) < 2:
+        return []
+    start, end = moments[0], moments[-1]
+    return [
+        f"outcome: from the start {start['can_survive']} of {start['modes']} modes could live; "
+        f"after {end['step']} steps {end['modes']} do, with effective rank {end['effective_rank']:.1f}"
+    ]
 
 
 # ------------------------------------------------------------------------------------------ common

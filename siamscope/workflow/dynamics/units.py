@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siamscope.dynamics import Rates, rates
+from siamscope.dynamics import Rates
 from siamscope.dynamics.errors import Float
 from siamscope.recipe import Recipe
-from siamscope.training.optim import peak_rate, predictor_weight_decay, rate_factor
+from siamscope.training.optim import rate_factor
+from siamscope.training.theory import LOSS, flow_rates
 
 
 class PredictError(ValueError):
@@ -40,9 +41,7 @@ class Units:
 def units(recipe: Recipe) -> Units:
     """The theory's rates for a recipe.
 
-    The loss is `loss` times J: 2 for the squared distance |p - t|^2, and 1 for minus the cosine, which is half the
-    squared distance of unit vectors. So a step of rate lr is loss * lr / (1 - momentum) of time, and a coupled weight
-    decay, which is added to the gradient of the loss, is loss * eta.
+    See `siamscope.training.theory.flow_rates`.
 
     Raises:
         PredictError: an objective that is not the squared distance or the cosine of prediction and target.
@@ -53,18 +52,8 @@ def units(recipe: Recipe) -> Units:
             f"method {row.name!r} has the objective {row.objective!r}; the theory is of methods without negatives, "
             "which pull a prediction to a target (objective 'asymmetric': SimSiam, BYOL, DirectPred, ...)"
         )
-    loss = 2.0 if row.distance == "euclidean" else 1.0
-    per_step = optim.decay == "per-step"
-    share = 1.0 if per_step else 1 / loss
-    found = rates(
-        loss * peak_rate(optim, recipe.train.batch_size),
-        optim.weight_decay * share,
-        decay="per step" if per_step else "coupled",
-        momentum=0.0 if optim.name == "adamw" else optim.momentum,
-        ema=row.momentum if row.target == "momentum" else 0.0,
-        alpha_p=optim.predictor_lr,
-        weight_decay_p=predictor_weight_decay(optim) * share,
-    )
+    loss, per_step = LOSS[row.distance], optim.decay == "per-step"
+    found = flow_rates(recipe)
     return Units(found, optim.predictor_lr, loss, optim.weight_decay, per_step, tuple(_notes(recipe)))
 
 

@@ -62,7 +62,8 @@ def run(args: list[str]) -> int:
         code: int = globals()[f"_{args[0]}"](args[1:])
         return code
     except KeyboardInterrupt:
-        print("siamscope: stopped; a run that had begun goes on with 'siamscope resume RUN'", file=sys.stderr)
+        again = "; a run that had begun goes on with 'siamscope resume RUN'" if args[0] in ("train", "resume") else ""
+        print(f"siamscope: stopped{again}", file=sys.stderr)
         return 130
     except ValueError as error:
         if not type(error).__module__.startswith("siamscope."):  # not written for the user: a defect

@@ -128,7 +128,8 @@ def measure(model: Siamese, data: Digits, *, probe: bool = True) -> dict[str, fl
 
     std: standard deviation of z / |z| over samples, times sqrt(d): 1 is isotropic, 0 collapse.  rank, rank_variance:
     effective rank of the embeddings from singular values and from their squares.  alignment: mean cosine of u_j and
-    W u_j over the ten leading eigenvectors u_j of F = E[z z^T]; NaN where the predictor is no one matrix.  size: |z|.
+    W u_j over the ten leading eigenvectors u_j of F = E[z z^T].  asymmetry: |W - W^T| / |W|. Both are NaN where the
+    predictor is no one matrix.  size: |z|.
     knn, probe: accuracy in percent, of features; they do not show collapse (an untrained network has 96 %).
     """
     z = model.online(data.test).double()
@@ -137,18 +138,19 @@ def measure(model: Siamese, data: Digits, *, probe: bool = True) -> dict[str, fl
         "std": collapse.embedding_std(z.numpy()),
         "rank": collapse.effective_rank(spectrum),
         "rank_variance": collapse.effective_rank(spectrum**2),
-        "alignment": _alignment(model, z),
+        **_of_predictor(model, z),
         "size": float(z.norm(dim=1).mean()),
     }
     return out | _accuracy(model.online.backbone, data) if probe else out
 
 
-def _alignment(model: Siamese, z: Tensor) -> float:
+def _of_predictor(model: Siamese, z: Tensor) -> dict[str, float]:
     matrix = getattr(model.predictor, "matrix", None)
     if matrix is None or matrix.ndim != 2:
-        return float("nan")
+        return {"alignment": float("nan"), "asymmetry": float("nan")}
     f = (z.T @ z / len(z)).numpy()
-    return collapse.alignment(f, matrix.double().numpy(), MODES).cosine
+    found = collapse.alignment(f, matrix.double().numpy(), MODES)
+    return {"alignment": found.cosine, "asymmetry": found.asymmetry}
 
 
 def _accuracy(encoder: nn.Module, data: Digits) -> dict[str, float]:

@@ -48,6 +48,7 @@ _COPY: dict[str, Any] = {"rho": 0.5, "eps": 0.3}
 TABLE: dict[str, tuple[Settings, str]] = {
     "untrained": (Settings(row("linear"), epochs=0), "weights as drawn; batch norm has seen the training images"),
     "regular": (Settings(row("linear")), "BYOL with a linear predictor"),
+    "regular.long": (Settings(row("linear"), epochs=200), "BYOL with a linear predictor, 200 epochs"),
     "regular.noema": (Settings(row("linear", "detached")), "SimSiam with a linear predictor"),
     "bias": (Settings(row("linear", cells={"predictor_bias": True})), "linear predictor with bias"),
     "mlp": (Settings(row("mlp")), "predictor of two layers, hidden 128, batch norm"),
@@ -79,7 +80,8 @@ TABLE: dict[str, tuple[Settings, str]] = {
 """By name: settings, and what they are in words."""
 
 EARLIER = {
-    "untrained": 0.818, "regular": 0.123, "symmetric": 0.182, "regular.noema": 0.082, "symmetric.noema": 0.114,
+    "untrained": 0.818, "regular": 0.123, "regular.long": 0.46, "symmetric": 0.182, "regular.noema": 0.082,
+    "symmetric.noema": 0.114,
     "no-predictor": 0.032, "no-predictor.noema": 0.026, "no-predictor.long": 0.012, "no-stop-gradient": 0.024,
     "directpred": 0.572, "directpred.eps0": 0.519, "directpred.freq5": 0.550, "directpred.noema": 0.436,
     "directpred.c-plus10": 0.191, "directcopy": 0.649, "directcopy.eps0": 0.209,

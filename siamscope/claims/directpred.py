@@ -86,4 +86,33 @@ def _digits() -> tuple[Claim, ...]:
         "A23.alignment", "DirectPred: cosine of u_j and W_p u_j, ten leading modes",
         Ablation("digits.directpred", "alignment"), "minutes", expected=Expected("at least", 0.98), earlier=0.997,
     )  # fmt: skip
-    return (*lines, aligned)
+    return (*lines, aligned, *_course())
+
+
+def _course() -> tuple[Claim, ...]:
+    """Row A24: eigenspaces turn towards each other, and the predictor towards symmetry, while BYOL trains."""
+
+    def one(id: str, words: str, line: str, measure: str, expected: Expected, earlier: float | None = None) -> Claim:
+        about = Ablation(f"digits.{line}", measure)
+        return Claim(id, f"BYOL, linear predictor: {words}", about, "minutes", expected=expected, earlier=earlier)
+
+    start = "as drawn: W is 32 x 32 normal-like, |W - W^T| / |W| about sqrt(2)"
+    return (
+        one("A24.start", "alignment before training", "untrained", "alignment", Expected("at most", 0.3), 0.171),
+        one("A24.alignment", "after 60 epochs", "regular", "alignment", Expected("at least", 0.3), 0.443),
+        one("A24.later", "after 200 epochs", "regular.long", "alignment", Expected("at least", 0.6), 0.72),
+        one(
+            "A24.asymmetric",
+            "asymmetry before training",
+            "untrained",
+            "asymmetry",
+            Expected("at least", 1.2, why=start),
+        ),
+        one(
+            "A24.symmetric",
+            "asymmetry after 200 epochs",
+            "regular.long",
+            "asymmetry",
+            Expected("at most", 1.2, why="lower than before training"),
+        ),
+    )

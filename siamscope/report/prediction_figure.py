@@ -50,16 +50,16 @@ def _plane(axes: Any, expected: ModeForecast, trained: Float | None) -> None:
     """signal against noise, and the curve on which eta is the limit."""
     signal, noise, lives = expected.signal, np.maximum(expected.sigma2, 1e-12), expected.can_survive
     seen = signal > 0
-    axes.set(xscale="log", yscale="log", xlabel="signal of the mode", ylabel="noise sigma2 that augmentation adds")
+    axes.set(xscale="log", yscale="log", xlabel="signal of the mode", ylabel="noise that augmentation adds")
     axes.scatter(
         signal[seen & ~lives], noise[seen & ~lives], s=18, facecolors="none", edgecolors=DIES, label="must collapse"
     )
     axes.scatter(signal[seen & lives], noise[seen & lives], s=26, color=LIVES, label="can survive")
-    if expected.eta > 0:
+    if expected.eta > 0 and expected.eta_limit.any():
         line = np.geomspace(max(4.02 * expected.eta, signal[seen].min()), signal.max() * 2, 200)
         axes.plot(line, line**2 / (4 * expected.eta) - line, color=MEASURED, lw=1)
         axes.annotate("limit of\nweight decay", (line[40], line[40] ** 2 / (4 * expected.eta) - line[40]),
-                      xytext=(-6, 10), textcoords="offset points", fontsize=7, ha="right")  # fmt: skip
+                      xytext=(-10, 22), textcoords="offset points", fontsize=7, ha="right")  # fmt: skip
     axes.set_ylim(noise[seen].min() / 3, noise[seen].max() * 3)
     axes.legend(fontsize=7, frameon=False, loc="upper left")
     axes.set_title("which modes can survive", fontsize=9, loc="left")
@@ -72,11 +72,9 @@ def _course(axes: Any, steps: Float, flow: NetworkModes, trained: NetworkModes |
     if trained is not None:
         axes.plot(steps, trained.p[:, :shown], ".", color=MEASURED, ms=3)
         axes.plot([], [], ".", color=MEASURED, ms=4, label="training")
-    axes.set(
-        xlabel="step", ylabel="eigenvalues p of the predictor", ylim=(min(0, float(np.nanmin(flow.p))) - 0.02, None)
-    )
+    axes.set(xlabel="step", ylabel="p", ylim=(min(0, float(np.nanmin(flow.p))) - 0.02, None))
     axes.legend(fontsize=7, frameon=False)
-    axes.set_title("the course of the modes", fontsize=9, loc="left")
+    axes.set_title("largest eigenvalues of the predictor", fontsize=9, loc="left")
 
 
 def _match(axes: Any, p: Float, ends: tuple[Float, Float | None]) -> None:

@@ -28,7 +28,8 @@ def readable(run: RunDir, recipe: Recipe, reporter: Reporter) -> list[tuple[int,
             continue
         found.setdefault(point.step, (point.step, path.name, path))
     if not found:
-        raise CheckpointError(f"no checkpoint of {run.path} can be read: " + "; ".join(problems))
+        why = "; ".join(problems) or "there is none; train with --train.checkpoint-steps, or resume the run"
+        raise CheckpointError(f"no checkpoint of {run.path} can be read: {why}")
     for problem in problems:
         reporter.say(f"{problem}; left out")
     found.pop(0, None)  # step 0 is rebuilt from the seed

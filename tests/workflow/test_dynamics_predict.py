@@ -149,12 +149,19 @@ def test_units_without_the_losss_factor_would_not_fit(trained):
         modes = list(csv.DictReader(stream))
     facts = json.loads((trained[1] / "prediction.json").read_text())
     best = modes[0]
-    signal, sigma2, p = float(best["signal"]), float(best["sigma2"]), float(best["p"])
+    signal, sigma2, p = float(best["signal"]), float(best["noise"]), float(best["p"])
     assert abs(p - float(best["p_trained"])) < 0.03
     data = InputModes(np.eye(1), np.array([[signal]]), np.array([[sigma2]]), 1.0)
     assert joint_forecast(data, facts["eta"])[0].p_high[0] == pytest.approx(p, rel=0.02)
     wrong = joint_forecast(data, 2 * facts["eta"])[0].p_high[0]
     assert math.isnan(wrong) or abs(wrong - float(best["p_trained"])) > 2 * abs(p - float(best["p_trained"]))
+
+
+def test_a_runs_prediction_lies_in_its_folder(trained):
+    from siamscope.workflow.dynamics import predict
+
+    assert predict.default([str(trained[0])]).out == trained[0] / "prediction"
+    assert predict.default(["shapes"]).out.name == "prediction"
 
 
 def test_what_is_written(trained):
@@ -191,6 +198,8 @@ def test_what_cannot_learn_is_said_to_collapse_and_the_flow_agrees(words, says, 
     assert says in capsys.readouterr().out
     facts = json.loads((tmp_path / "prediction.json").read_text())
     assert facts["can_survive"] == 0 and facts["alive"]["flow"] == 0
+    with (tmp_path / "modes.csv").open() as stream:
+        assert all(float(row["limit"]) == float(row["margin"]) == 0 for row in csv.DictReader(stream))
 
 
 @pytest.mark.parametrize("target", ["detached", "momentum"])
@@ -230,9 +239,36 @@ def test_a_deep_encoder_gets_a_heuristic(tmp_path, capsys):
     assert siamscope("dynamics", "predict", "shapes", "--recipe", "simsiam", "--predictor", "linear", *small) == 0
     shown = capsys.readouterr().out
     assert "A heuristic" in shown and "embeddings are normalised" in shown
+    assert "survive a weight decay of" in shown and "margin" in shown
     facts = json.loads((out / "prediction.json").read_text())
     assert facts["kind"] == "heuristic" and len(facts["moments"]) == 1
     assert {path.name for path in out.iterdir()} == {"modes.csv", "prediction.json", "prediction.png", "prediction.svg"}
+
+
+def test_a_deep_run_is_told_how_well_the_heuristic_did(tmp_path, capsys):
+    """A weight decay far above every limit: the theory expects collapse, and says what came of it."""
+    run = tmp_path / "run"
+    small = ["--data.samples", "160", "--size", "16", "--width", "0.25", "--batch-size", "16", "--steps", "30"]
+    few = ["--evaluation.bank", "32", "--evaluation.queries", "32", "--evaluation.ks", "1", "--evaluation.no-probe"]
+    words = ["--recipe", "simsiam", "--predictor", "linear", "--weight-decay", "2", "--quiet", "--out", run]
+    assert siamscope("train", "shapes", *words, *small, *few) == 0
+    (run / "prediction").mkdir()
+    (run / "prediction" / "course.csv").write_text("of an older, linear prediction")
+    capsys.readouterr()
+    assert siamscope("dynamics", "predict", run, "--images", "128", "--quiet") == 0
+    shown = capsys.readouterr().out
+    assert "expected: collapse; no mode survives a weight decay of 2" in shown
+    assert "outcome: from the start 0 of" in shown and "the heuristic" in shown
+    assert not (run / "prediction" / "course.csv").exists()
+
+
+def test_a_run_without_checkpoints_says_so(trained, tmp_path, capsys):
+    import shutil
+
+    run = tmp_path / "bare"
+    shutil.copytree(trained[0], run, ignore=shutil.ignore_patterns("checkpoints", "prediction"))
+    assert siamscope("dynamics", "predict", run, "--quiet") == 2
+    assert "there is none; train with" in capsys.readouterr().err
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -251,6 +287,12 @@ def test_a_deep_encoder_gets_a_heuristic(tmp_path, capsys):
 def test_bad_input_is_explained(words, says, tmp_path, capsys):
     assert siamscope("dynamics", "predict", *words, "--quiet", "--out", tmp_path / "p") == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_noticed_first(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert siamscope("dynamics", "predict", "shapes", *SMALL, "--quiet", "--out", tmp_path / "file") == 2
+    assert "Cannot write" in capsys.readouterr().err
 
 
 def test_a_runs_own_settings_stand(trained, capsys):

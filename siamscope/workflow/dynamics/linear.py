@@ -29,6 +29,8 @@ from siamscope.workflow.gradients_embed import Images
 from siamscope.workflow.points import readable
 
 CHUNK = 512
+ENOUGH = 3.0
+"""Times 1 / eta that a run should have for its modes to be near rest."""
 COARSE = 0.5
 """Rate times curvature above which training was seen to end elsewhere: by 5 % at 0.3, 15 % at 0.9, 33 % at 1.7."""
 
@@ -88,7 +90,7 @@ def examine(recipe: Recipe, found: Units, images: Images, run: RunDir | None, ke
     reporter.say("estimating X and X' from the images' views")
     data = input_modes(*view_moments(recipe, images, model), keep)
     expected, directions = joint_forecast(data, found.rates.eta, alpha_p=found.alpha_p, eta_p=found.rates.eta_p)
-    per_epoch = IidOrder(images.total, recipe.train.batch_size, recipe.train.seed).steps_per_epoch
+    per_epoch = IidOrder(images.total, min(recipe.train.batch_size, images.total), recipe.train.seed).steps_per_epoch
     expected = rests(recipe, expected)
     w, w_p = weights(model)
     course = None
@@ -110,12 +112,13 @@ def examine(recipe: Recipe, found: Units, images: Images, run: RunDir | None, ke
 def rests(recipe: Recipe, expected: ModeForecast) -> ModeForecast:
     """The forecast, which is of a trained predictor with stop-gradient, for the recipe's kind.
 
-    Without predictor or stop-gradient, or with an optimal predictor, no mode rests but at 0. A predictor that is set
-    has other rests, which the flow finds: p and s are NaN.
+    Without predictor or stop-gradient, or with an optimal predictor, no mode rests but at 0, whatever the decay. A
+    predictor that is set has other rests, which the flow finds: p and s are NaN.
     """
     none = np.full_like(expected.p_high, np.nan)
     if dies(recipe):
-        return replace(expected, p_low=none, p_high=none, strength=np.zeros_like(none))
+        nothing = np.zeros_like(none)
+        return replace(expected, p_low=none, p_high=none, strength=nothing, eta_limit=nothing)
     return expected if set_rule(recipe) is None else replace(expected, p_low=none, p_high=none, strength=none)
 
 
@@ -244,6 +247,12 @@ def further(recipe: Recipe, found: Units, seen: Linear) -> list[str]:
     width, living = seen.flow.p.shape[1], int(seen.forecast.can_survive.sum())
     if living > width:
         said.append(f"{living} modes could live, but the embedding has {width} dimensions: the start decides which do")
+    if found.rates.eta > 0 and seen.times[-1] < ENOUGH / found.rates.eta:
+        needed = ENOUGH / found.rates.eta / found.rates.time
+        said.append(
+            f"the run is short: rest is {needed:.0f} steps away or more, and it has {int(seen.steps[-1])}; what can "
+            "survive is said of the rest, flow and alone of the run's last step"
+        )
     coarse = coarseness(found, seen.forecast)
     if coarse > COARSE:
         said.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from siamscope.workflow.dynamics.units import PredictError, Units, units
 from siamscope.workflow.gradients_embed import Images
 
 BATCH = 512
+TABLES = ("modes.csv", "course.csv")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Options(Recipe):
     images: int = 16_384
     """Training images, at most, whose views the moments are estimated from."""
     out: Path = Path("prediction")
-    """Folder to write: modes.csv, course.csv (linear), prediction.png, prediction.svg, prediction.json."""
+    """Folder to write: modes.csv, course.csv (linear), prediction.png, prediction.svg, prediction.json. Of a run: its
+    own folder's prediction/."""
     quiet: bool = False
     """Show no progress."""
     json: bool = False
@@ -58,7 +61,7 @@ def default(args: list[str]) -> Options:
     file = Path(path) / "recipe.toml" if path else None
     found = recipes.load(file) if file is not None and file.is_file() else shared.layered(args, "linear")
     out: Options = shared.with_recipe(Options, found)
-    return out
+    return replace(out, out=file.parent / "prediction") if file is not None and file.is_file() else out
 
 
 def run(options: Options) -> Answer:
@@ -68,12 +71,15 @@ def run(options: Options) -> Answer:
         PredictError: a method that the theory is not about, or too few images or modes.
         DataError, RecipeError, RunError, CheckpointError, ReportError: what is there cannot be used, or not written.
     """
-    if options.modes < 1 or options.images < 2:
-        raise PredictError(f"--modes must be at least 1 and --images 2; got {options.modes} and {options.images}")
+    if options.modes < 1:
+        raise PredictError(f"--modes must be at least 1, got {options.modes}")
+    if options.images < 2:
+        raise PredictError(f"--images must be at least 2, got {options.images}")
     of = _run_of(options.source)
     recipe = _recipe(options, of)
     recipes.validate(recipe)
     found = units(recipe)
+    _cleared(options.out)
     say: Reporter = Silent() if options.quiet else reporter()
     images = Images.of(recipe, min(BATCH, options.images), -(-options.images // BATCH), say)
     settled = replace(recipe, data=images.recipe.data)
@@ -127,11 +133,22 @@ def _deep(recipe: Recipe, found: Units, images: Images, of: RunDir | None, optio
     return facts, words.deep_text(facts, moments, found), words.deep_tables(moments, found)
 
 
+def _cleared(out: Path) -> None:
+    """Make the folder before anything is computed, and take an older prediction's tables away."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            (out / name).unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from error
+
+
 def _write(out: Path, facts: dict[str, Any], tables: dict[str, words.Table]) -> None:
     files = {name: _csv(rows) for name, rows in tables.items()}
     files["prediction.json"] = json.dumps(facts, indent=1, allow_nan=False) + "\n"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_atomically(out / name, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
     except OSError as error:

@@ -18,6 +18,11 @@ from siamscope.workflow.dynamics.units import Units
 
 Table = list[list[Any]]
 SHOWN = 12
+EXPLAINED = (
+    "limit: weight decay at which the mode falls; margin: limit over yours. p: eigenvalue of the predictor; s: its",
+    "strength |w|^2. At rest (p, s; below p_low it falls), and at the last step: by itself from its own start (alone),",
+    "by the flow of the matrices (flow), in training (trained; cosine: with the predicted direction).",
+)
 HEURISTIC = (
     "A heuristic: embeddings stand for a linear network's on whitened data; its limits of weight decay are no guide."
 )
@@ -57,9 +62,9 @@ def compare(seen: Linear, found: Units) -> Result:
     predicted = {"rest": seen.forecast.strength, "flow": flow.s, "alone": None if alone is None else alone[1]}
     scores = {}
     if trained is not None:
+        both = np.isfinite(trained.s) & np.isfinite(flow.s)  # one set of modes for all
         for name, s in predicted.items():
-            both = np.isfinite(trained.s) & np.isfinite(np.nan if s is None else s)
-            if s is not None and both.any():
+            if s is not None and both.any() and np.isfinite(s[both]).all():
                 scores[name] = agreement(s[both], trained.s[both], floor[both])
     return Result(floor, flow, alone, trained, scores)
 
@@ -133,6 +138,7 @@ def linear_text(facts: dict[str, Any], seen: Linear, found: Units, result: Resul
         f"theory  {_survivors(facts)}",
         "",
         *_aligned(_columns(seen, found, result), SHOWN),
+        *EXPLAINED,
     ]
     alive = facts["alive"]
     said = ", ".join(f"{name} {count}" for name, count in alive.items())
@@ -154,7 +160,7 @@ def _columns(seen: Linear, found: Units, result: Result) -> dict[str, Float]:
     alone, trained = result.alone or (none, none), result.trained or Ends(none, none, none)
     return {
         "signal": expected.signal,
-        "sigma2": expected.sigma2,
+        "noise": expected.sigma2,
         "limit": found.as_weight_decay(expected.eta_limit),
         "margin": expected.margin,
         "p_low": expected.p_low,
@@ -199,27 +205,31 @@ def deep_facts(title: str, recipe: Recipe, found: Units, moments: list[Moment]) 
 def _moment(moment: Moment, found: Units) -> dict[str, Any]:
     expected = moment.forecast
     limits = found.as_weight_decay(expected.eta_limit)
+    alive = expected.can_survive
+    if alive.any():
+        limits = limits[alive]
     out: dict[str, Any] = {
         "step": moment.step,
         "modes": len(moment.strength),
         "dimension": moment.dimension,
         "effective_rank": _plain(moment.rank),
         "noise": [_plain(q) for q in np.quantile(expected.sigma2, [0, 0.5, 1])],
-        "can_survive": int(expected.can_survive.sum()),
+        "can_survive": int(alive.sum()),
         "weight_decay_limits": [_plain(limits.min()), _plain(limits.max())],
     }
-    if moment.p is not None:
+    if moment.p is not None and moment.step:  # an untrained predictor has nothing to be compared with
         score = agreement(np.nan_to_num(expected.p_high), np.maximum(moment.p, 0), 0.0)
         out |= {"p_correlation": _plain(score.correlation), "p_error": _plain(score.error)}
     return out
 
 
 def deep_tables(moments: list[Moment], found: Units) -> dict[str, Table]:
-    rows: Table = [["step", "mode", "s", "sigma2", "limit", "p", "p_measured"]]
+    rows: Table = [["step", "mode", "s", "noise", "limit", "margin", "p", "p_measured"]]
     for moment in moments:
         limits = found.as_weight_decay(moment.forecast.eta_limit)
         p = np.full(len(moment.strength), np.nan) if moment.p is None else moment.p
-        columns = (moment.strength, moment.forecast.sigma2, limits, moment.forecast.p_high, p)
+        expected = moment.forecast
+        columns = (moment.strength, expected.sigma2, limits, expected.margin, expected.p_high, p)
         rows += [[moment.step, j + 1, *map(_cell, values)] for j, values in enumerate(zip(*columns, strict=True))]
     return {"modes.csv": rows}
 
@@ -227,16 +237,12 @@ def deep_tables(moments: list[Moment], found: Units) -> dict[str, Table]:
 def deep_text(facts: dict[str, Any], moments: list[Moment], found: Units) -> str:
     lines = [*_head(facts), HEURISTIC]
     for moment in facts["moments"]:
-        low, high = moment["weight_decay_limits"]
         noise = " / ".join(f"{q:.2g}" for q in moment["noise"])
         lines.append(
             f"step {moment['step']}: {moment['modes']} of {moment['dimension']} modes above 1e-4 of the largest, "
             f"effective rank {moment['effective_rank']:.1f}; their noise {noise} (least / median / most)"
         )
-        lines.append(
-            f"  {moment['can_survive']} can survive a weight decay of {facts['weight_decay']:g}; "
-            f"limits from {low:.3g} to {high:.3g}"
-        )
+        lines.append("  " + _fate(moment, facts["weight_decay"]))
         if "p_correlation" in moment:
             rank = "undefined" if moment["p_correlation"] is None else f"{moment['p_correlation']:.2f}"
             error = "undefined" if moment["p_error"] is None else f"{100 * moment['p_error']:.0f} %"
@@ -245,14 +251,30 @@ def deep_text(facts: dict[str, Any], moments: list[Moment], found: Units) -> str
     return "\n".join([*lines, *_outcome(facts["moments"]), *_notes(facts)])
 
 
+def _fate(moment: dict[str, Any], own: float) -> str:
+    """Survivors, threshold and margin in words."""
+    (low, high), count, modes = moment["weight_decay_limits"], moment["can_survive"], moment["modes"]
+    if not count:
+        return f"expected: collapse; no mode survives a weight decay of {own:g}, all fall by {high:.3g}"
+    margins = "" if own == 0 else f" (margin {low / own:.2g}), the last at {high:.3g} (margin {high / own:.2g})"
+    return f"expected: {count} of {modes} survive a weight decay of {own:g}; the first falls at {low:.3g}{margins}"
+
+
 def _outcome(moments: list[dict[str, Any]]) -> list[str]:
-    """How well the heuristic did, for a run."""
+    """How well the heuristic did, for a run: it describes it if order and size of the predictor's eigenvalues fit, and
+    about as many modes live as could from the start."""
     if len(moments) < 2:
         return []
     start, end = moments[0], moments[-1]
+    fits = (end.get("p_correlation") or 0) > 0.7 and (end.get("p_error") or 1) < 0.5
+    counted = 0.5 * start["can_survive"] <= end["modes"] <= 2 * start["can_survive"]
+    verdict = {(True, True): "describes this run", (False, False): "does not describe this run"}.get(
+        (fits, counted),
+        "fits the predictor's eigenvalues, not the number of modes" if fits else "fits the number of modes only",
+    )
     return [
-        f"outcome: from the start {start['can_survive']} of {start['modes']} modes could live; "
-        f"after {end['step']} steps {end['modes']} do, with effective rank {end['effective_rank']:.1f}"
+        f"outcome: from the start {start['can_survive']} of {start['modes']} modes could live; after {end['step']} "
+        f"steps {end['modes']} do, with effective rank {end['effective_rank']:.1f}: the heuristic {verdict}"
     ]
 
 

@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from siamscope.dynamics.errors import DynamicsError, Float
+from siamscope.dynamics.modes import Modes
 
 Kind = Literal["stable", "saddle", "unstable", "degenerate"]
 KINDS: tuple[Kind, ...] = ("stable", "saddle", "unstable", "degenerate")
 LARGEST_GRID = 1_000_000
 """Points of a grid; a finer one says nothing more on paper."""
+LARGEST_RATE = 1e100
+"""Of a field that is drawn: squares of larger ones overflow."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,21 @@ def check_grid(grid: tuple[int, int]) -> None:
     """Raise DynamicsError if a grid has more points than `LARGEST_GRID`."""
     if len(grid) != 2 or grid[0] * grid[1] > LARGEST_GRID:
         raise DynamicsError(f"grid must be two numbers with a product of at most {LARGEST_GRID:,}; it is {grid}.")
+
+
+def check_tau(modes: Modes) -> None:
+    """Raise DynamicsError unless tau is a constant above 0."""
+    if float(modes.constant_tau) <= 0:
+        raise DynamicsError(f"tau must be above 0; it is {modes.constant_tau:g}.")
+
+
+def check_field(modes: Modes, *field: Float) -> None:
+    """Raise DynamicsError if a rate of the field cannot be drawn; the message names the largest parameter."""
+    if all(np.abs(part).max(initial=0.0) < LARGEST_RATE for part in field):  # False for NaN
+        return
+    names = ("alpha_p", "eta", "sigma2", "tau", "signal")
+    name = max(names, key=lambda one: abs(float(getattr(modes, one))))
+    raise DynamicsError(f"the flow is too fast to draw: make {name}={getattr(modes, name):g} or the ranges smaller.")
 
 
 def inside(curve: Float, x_range: tuple[float, float], y_range: tuple[float, float]) -> Float:

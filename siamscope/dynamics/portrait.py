@@ -15,7 +15,7 @@ import numpy.typing as npt
 from siamscope.dynamics import errors
 from siamscope.dynamics.errors import DynamicsError, Float
 from siamscope.dynamics.modes import Modes
-from siamscope.dynamics.plane import FixedPoint, axis, check_grid, fixed_point, inside
+from siamscope.dynamics.plane import FixedPoint, axis, check_field, check_grid, check_tau, fixed_point, inside
 from siamscope.dynamics.separatrix import separatrix
 from siamscope.dynamics.solve import Adaptive, Steady, solve
 from siamscope.dynamics.vectorised import Settled, solve_many
@@ -98,7 +98,9 @@ def portrait(
     check_grid(grid)
     p, s = axis("p_range", p_range, grid[0]), axis("s_range", s_range, grid[1], low=0.0)
     states = np.stack(np.meshgrid(p, s), axis=-1)
-    field = modes.rhs(0.0, states)
+    with np.errstate(over="ignore", invalid="ignore"):
+        field = modes.rhs(0.0, states)
+    check_field(modes, field)
     ends = outcomes(modes, states[..., 0].ravel(), states[..., 1].ravel(), threads=threads)
     return Portrait(
         modes, p_range, s_range, p, s, field[..., 0], field[..., 1], ends.reshape(len(s), len(p)),
@@ -216,7 +218,6 @@ def _check(modes: Modes) -> None:
         raise DynamicsError(f"modes must be Modes; a {type(modes).__name__} has another plane.")
     if modes.vectors():
         raise DynamicsError(f"{modes.vectors()[0]} must be one number: a portrait shows one set of parameters.")
-    if float(modes.constant_tau) <= 0:
-        raise DynamicsError(f"tau must be above 0; it is {modes.constant_tau:g}.")
+    check_tau(modes)
     if float(modes.decay_p) != float(modes.eta):
         raise DynamicsError("eta_p differs from eta: the portrait is for equal weight decay. Leave eta_p out.")

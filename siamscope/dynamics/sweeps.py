@@ -50,7 +50,7 @@ class Setting:
     def __post_init__(self) -> None:
         errors.number("time", self.time, low=0, above=True)
         errors.number("p", self.p)
-        errors.number("s", self.s, low=0)
+        errors.number("s", self.s, low=0, above=True)
         if math.isnan(self.beta) or self.beta < 0:
             raise DynamicsError(f"beta must be a number of at least 0, or infinity; it is {self.beta}.")
         if math.isinf(self.beta):

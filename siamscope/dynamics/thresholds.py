@@ -62,7 +62,8 @@ def survivors(predictor: Predictor, eta: Sequence[float], sigma2: Sequence[float
     errors.number("delta", delta, low=0, above=True)
     limit = largest_decay(errors.array("sigma2", noise, ()))
     if (rates <= 0).any() or (noise < 0).any():
-        raise DynamicsError("eta must be above 0 and sigma2 at least 0.")
+        worst = f"eta of {rates.min():g}, sigma2 of {noise.min():g}"
+        raise DynamicsError(f"eta must be above 0 and sigma2 at least 0; the smallest are {worst}.")
     near = np.abs(rates[:, None] / limit - 1) < _MARGIN
     expected = np.where(near, -1, rates[:, None] < limit).astype(np.int8)
     size = _trained(rates, noise, delta) if predictor == "trained" else _set(predictor, rates, noise, delta)

@@ -119,6 +119,11 @@ def _peaks(axes: Any, peaks: Peaks, found: Alignment, label: str) -> None:
         axes.set_xscale("log")
         axes.set_xticks(peaks.values, [short(value) for value in peaks.values])
         axes.minorticks_off()
+    elif len(peaks.values) == 1:
+        axes.set_xticks(peaks.values, [short(peaks.values[0])])
+    low, high = axes.get_ylim()
+    if len(peaks.values) == 1 or high < 1.3 * low:  # nothing falls from left to right and leaves room
+        axes.set_ylim(low / 1.15, high * (high / low) ** 0.5 * 1.4)
     axes.legend(fontsize=9.5, frameon=False, loc="upper right", handlelength=2.6)
 
 
@@ -140,6 +145,7 @@ def _cosine(axes: Any, found: Alignment) -> None:
     for k, momentum in enumerate(found.momenta):
         _band(axes, found.followings[k * width + width // 2], k, rf"$\gamma_a = {short(momentum)}$")
     axes.margins(x=0)
+    axes.ticklabel_format(axis="y", useOffset=False)  # 0.99998, and not -2e-5 with +1 above the axis
     axes.legend(fontsize=9.5, frameon=False, loc="lower right", handlelength=2.6)
 
 

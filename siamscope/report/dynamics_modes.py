@@ -62,7 +62,8 @@ def _flows(figure: Any, flows: Sequence[FlowLine]) -> None:
     for axes, flow in zip(panels, flows, strict=True):
         _flow(axes, flow, span)
     panels[0].set_ylabel(r"$dp/dt$  on  $s = p^2/\alpha_p$", fontsize=11)
-    legend(figure, [*mark_handles(point.kind for flow in flows for point in flow.points), *_moves()], 6)
+    marked = [point.kind for flow in flows for point in flow.points if flow.p[0] <= point.at[0] <= flow.p[-1]]
+    legend(figure, [*mark_handles(marked), *_moves(any(_edge(flow) < flow.p[-1] for flow in flows))], 6)
 
 
 def _span(flow: FlowLine) -> float:
@@ -71,15 +72,21 @@ def _span(flow: FlowLine) -> float:
     return float(np.abs(flow.dp[shown] if shown.any() else flow.dp).max())
 
 
-def _moves() -> list[Any]:
+def _moves(learns: bool) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    return [
+    handles = [
         Patch(fc=BASIN, ec="none", label="$p$ from which the mode collapses"),
         Line2D([], [], color=COLLAPSE, lw=2.5, label="towards 0"),
         Line2D([], [], color=LEARN, lw=2.5, label="towards $p_+$"),
     ]
+    return handles[: 3 if learns else 2]
+
+
+def _edge(flow: FlowLine) -> float:
+    """Where the basin of collapse ends; infinity if everything collapses."""
+    return max((point.at[0] for point in flow.points if point.kind != "stable"), default=math.inf)
 
 
 def _flow(axes: Any, flow: FlowLine, span: float) -> None:
@@ -87,7 +94,7 @@ def _flow(axes: Any, flow: FlowLine, span: float) -> None:
     close = abs(eta / limit - 1) < 1e-9
     side = "at" if close else "below" if eta < limit else "above"
     dress(axes, rf"$\eta = {eta:.3g}$: {side} the limit {limit:.3g}", "$p$")
-    low = max((point.at[0] for point in flow.points if point.kind != "stable"), default=math.inf)
+    low = _edge(flow)
     left, right = float(flow.p[0]), float(flow.p[-1])
     axes.axvspan(left, min(low, right), color=BASIN, lw=0, zorder=0)
     axes.axhline(0, color=INK, lw=0.8)
@@ -135,7 +142,7 @@ def _courses(row: Any, runs: Sequence[Courses], by: str) -> None:
         dress(axes, f"${name}(t)$,  {fixed}", grid=True)
         axes.margins(x=0)
     top = np.nanquantile(np.concatenate([run.tau.ravel() for run in runs]), 0.99)
-    row[2].set_ylim(min(0.0, float(min(run.tau.min() for run in runs))), max(1.25, 1.1 * float(top)))
+    row[2].set_ylim(min(0.0, *(float(np.nanmin(run.tau)) for run in runs)), max(1.25, 1.1 * float(top)))
     row[2].legend(fontsize=10.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05), handlelength=2.6)
 
 

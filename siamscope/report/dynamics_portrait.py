@@ -23,13 +23,16 @@ from siamscope.report.dynamics_style import (
     mark,
     mark_handles,
     new_figure,
+    point_out,
     save,
     save_table,
 )
 
 if TYPE_CHECKING:
+    from siamscope.dynamics.portrait import Path as Course
     from siamscope.dynamics.portrait import Portrait
 
+UNKNOWN = "#eceef0"
 _PARAMETERS = ("alpha_p", "eta", "sigma2", "tau", "signal")
 
 
@@ -72,20 +75,27 @@ def _panel(axes: Any, found: Portrait, label: str, x: str, y: str) -> None:
     if len(found.edge):
         axes.plot(*found.edge.T, color=COLLAPSE, lw=2.2)
     for path in found.paths:
-        _trajectory(axes, path.p, path.s, found)
+        _trajectory(axes, path.p, path.s, LEARN if _learns(found, path) else COLLAPSE)
     for attracts, line in found.lines:
         axes.plot(*line.T, color=INK, lw=3.0, ls="-" if attracts else (0, (0.6, 1.2)), zorder=8, clip_on=False)
-    for point in found.points:
-        if left <= point.at[0] <= right and low <= point.at[1] <= high:
-            mark(axes, point, point.at)
     axes.set_xlim(left, right)
     axes.set_ylim(low, high)
+    for point in found.points:
+        if _inside(found, *point.at):
+            mark(axes, point, point.at)
+        elif point.kind == "stable":
+            point_out(axes, point.at)
+
+
+def _inside(found: Portrait, p: float, s: float) -> bool:
+    (left, right), (low, high) = found.p_range, found.s_range
+    return left <= p <= right and low <= s <= high
 
 
 def _basin(axes: Any, found: Portrait) -> None:
     from matplotlib.colors import ListedColormap
 
-    colours = ListedColormap([BASIN, "#eceef0", "#ffffff"])  # collapses, unknown, learns
+    colours = ListedColormap([BASIN, UNKNOWN, "#ffffff"])  # collapses, unknown, learns
     box = (*found.p_range, *found.s_range)
     axes.imshow(
         found.outcome, extent=box, origin="lower", cmap=colours, vmin=-1, vmax=1, aspect="auto", zorder=0,
@@ -93,10 +103,13 @@ def _basin(axes: Any, found: Portrait) -> None:
     )  # fmt: skip
 
 
-def _trajectory(axes: Any, p: Any, s: Any, found: Portrait) -> None:
+def _learns(found: Portrait, path: Course) -> bool:
     from siamscope.dynamics.portrait import outcomes
 
-    colour = LEARN if outcomes(found.modes, p[0], s[0])[0] > 0 else COLLAPSE
+    return bool(outcomes(found.modes, path.p[0], path.s[0])[0] > 0)
+
+
+def _trajectory(axes: Any, p: Any, s: Any, colour: str) -> None:
     axes.plot(p, s, color=colour, lw=1.7)
     axes.plot(p[:1], s[:1], "s", color=colour, ms=4.5)
 
@@ -105,19 +118,29 @@ def _legend(figure: Any, panels: Sequence[Portrait], columns: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [
-        Patch(fc=BASIN, ec="none", label="basin of collapse"),
-        Line2D([], [], color=COLLAPSE, lw=2.2, label="its edge (separatrix)"),
-        Line2D([], [], color=GREEN, lw=1.5, label="$dp/dt = 0$"),
-        Line2D([], [], color=PURPLE, lw=1.5, ls=(0, (6, 2)), label="$ds/dt = 0$"),
-        Line2D([], [], color=SOFT, lw=1.3, ls=(0, (1.5, 1.5)), label=r"parabola $s = p^2/\alpha_p$"),
-        Line2D([], [], color=LEARN, lw=1.7, marker="s", ms=4.5, label="a mode that learns"),
-        Line2D([], [], color=COLLAPSE, lw=1.7, marker="s", ms=4.5, label="a mode that collapses"),
-    ]
-    if any(panel.lines for panel in panels):
-        handles.append(Line2D([], [], color=INK, lw=3, label="line of fixed points"))
-        handles.append(Line2D([], [], color=INK, lw=3, ls=(0, (0.6, 1.2)), label="that repels"))
-    legend(figure, handles + mark_handles(point.kind for panel in panels for point in panel.points), columns)
+    learns = {_learns(panel, path) for panel in panels for path in panel.paths}
+    pieces = {attracts for panel in panels for attracts, _ in panel.lines}
+    entries = [  # whether it is drawn, and how
+        (any(panel.collapse for panel in panels), Patch(fc=BASIN, ec="none", label="basin of collapse")),
+        (any(panel.unknown for panel in panels), Patch(fc=UNKNOWN, ec="none", label="not known")),
+        (any(_seen(panel.edge) for panel in panels),
+         Line2D([], [], color=COLLAPSE, lw=2.2, label="its edge (separatrix)")),
+        (any(panel.p_nullcline for panel in panels), Line2D([], [], color=GREEN, lw=1.5, label="$dp/dt = 0$")),
+        (any(panel.s_nullcline for panel in panels),
+         Line2D([], [], color=PURPLE, lw=1.5, ls=(0, (6, 2)), label="$ds/dt = 0$")),
+        (any(_seen(panel.parabola) for panel in panels),
+         Line2D([], [], color=SOFT, lw=1.3, ls=(0, (1.5, 1.5)), label=r"parabola $s = p^2/\alpha_p$")),
+        (True in learns, Line2D([], [], color=LEARN, lw=1.7, marker="s", ms=4.5, label="a mode that learns")),
+        (False in learns, Line2D([], [], color=COLLAPSE, lw=1.7, marker="s", ms=4.5, label="a mode that collapses")),
+        (True in pieces, Line2D([], [], color=INK, lw=3, label="line of fixed points")),
+        (False in pieces, Line2D([], [], color=INK, lw=3, ls=(0, (0.6, 1.2)), label="line of fixed points, repelling")),
+    ]  # fmt: skip
+    marked = [point.kind for panel in panels for point in panel.points if _inside(panel, *point.at)]
+    legend(figure, [handle for drawn, handle in entries if drawn] + mark_handles(marked), columns)
+
+
+def _seen(curve: Any) -> bool:
+    return bool(np.isfinite(curve).all(-1).any())
 
 
 def _tables(panels: Sequence[Portrait], folder: Path, name: str) -> list[Path]:

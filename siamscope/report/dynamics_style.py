@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from siamscope.files import write_atomically
 from siamscope.report.errors import ReportError
 from siamscope.report.figure import save_png
@@ -60,6 +62,23 @@ def mark(axes: Any, point: FixedPoint, at: Sequence[float], size: float = 8.5) -
     )  # fmt: skip
 
 
+def point_out(axes: Any, at: Sequence[float]) -> None:
+    """An arrow at the edge of the axes, whose limits are set, towards a stable point outside; its place in words."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    edge = min(max(at[0], left), right), min(max(at[1], low), high)
+    way = [float(np.sign(out - shown)) for out, shown in zip(at, edge, strict=True)]
+    right_half = edge[0] > (left + right) / 2
+    axes.annotate(
+        "", edge, (-16 * way[0], -16 * way[1]), textcoords="offset points", zorder=9, annotation_clip=False,
+        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 2.0, "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0},
+    )  # fmt: skip
+    axes.annotate(
+        f"stable: ({short(at[0], 3)}, {short(at[1], 3)})", edge, (-9 if right_half else 9, -9 if way[1] >= 0 else 9),
+        textcoords="offset points", ha="right" if right_half else "left", va="top" if way[1] >= 0 else "bottom",
+        fontsize=9.5, color=INK, zorder=10, bbox={"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1},
+    )  # fmt: skip
+
+
 def mark_handles(kinds: Iterable[str]) -> list[Any]:
     """Legend entries of the kinds that occur."""
     from matplotlib.lines import Line2D
@@ -87,9 +106,9 @@ def legend(figure: Any, handles: Sequence[Any], columns: int) -> None:
     )  # fmt: skip
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 4) -> str:
     """A number for a label: 0.02, 16, 1e-05; infinity as a sign."""
-    return "∞" if value == math.inf else f"{value:.4g}"
+    return "∞" if value == math.inf else f"{value:.{digits}g}"
 
 
 def save(figure: Any, folder: Path, name: str) -> list[Path]:

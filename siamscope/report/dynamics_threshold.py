@@ -64,7 +64,7 @@ def write_threshold(
     for axes, found in zip(row, maps, strict=True):
         _map(axes, found, noise, bound)
     row[0].set_ylabel(r"weight decay $\eta$", fontsize=11)
-    _legend(upper, any((found.lives < 0).any() for found in maps))
+    _legend(upper, {int(value) for found in maps for value in np.unique(found.lives)})
     left, right = lower.subplots(1, 2)
     _spectrum(left, spectra, eta)
     _starts(right, sizes)
@@ -88,19 +88,16 @@ def _map(axes: Any, found: Survivors, noise: Any, bound: Any) -> None:
     axes.set_ylim(0, top)
 
 
-def _legend(figure: Any, undecided: bool) -> None:
+def _legend(figure: Any, drawn: set[int]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=INK, lw=1.8, label=r"theory: $\eta = 1/(4(1+\sigma^2))$"),
-        Line2D([], [], ls="", marker="o", color=LEARN, ms=6, label="kept, simulated"),
-        Line2D([], [], ls="", marker="x", color=COLLAPSE, ms=6, mew=1.5, label="lost, simulated"),
-    ]
-    if undecided:
-        handles.append(
-            Line2D([], [], ls="", marker="D", mfc="white", mec=INK, ms=5.5, label="on the curve: no verdict")
-        )
-    legend(figure, handles, 4)
+    handles = {
+        1: Line2D([], [], ls="", marker="o", color=LEARN, ms=6, label="kept, simulated"),
+        0: Line2D([], [], ls="", marker="x", color=COLLAPSE, ms=6, mew=1.5, label="lost, simulated"),
+        -1: Line2D([], [], ls="", marker="D", mfc="white", mec=INK, ms=5.5, label="on the curve: no verdict"),
+    }
+    theory = Line2D([], [], color=INK, lw=1.8, label=r"theory: $\eta = 1/(4(1+\sigma^2))$")
+    legend(figure, [theory, *(handle for value, handle in handles.items() if value in drawn)], 4)
 
 
 def _spectrum(axes: Any, spectra: Sequence[Spectrum], eta: float) -> None:

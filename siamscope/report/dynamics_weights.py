@@ -57,8 +57,7 @@ def _panel(axes: Any, plane: WeightPlane) -> None:
     axes.axhline(0, color="#e2e4e8", lw=0.8, zorder=0)
     axes.axvline(0, color="#e2e4e8", lw=0.8, zorder=0)
     for path in plane.paths:
-        alive = np.hypot(*path[-1]) > 0.05 * np.hypot(*path[0])
-        colour = LEARN if alive else COLLAPSE
+        colour = LEARN if _alive(path) else COLLAPSE
         axes.plot(*path.T, color=colour, lw=1.6)
         axes.plot(*path[0], "s", color=colour, ms=4.5)
     if len(plane.rest):
@@ -66,7 +65,7 @@ def _panel(axes: Any, plane: WeightPlane) -> None:
     if len(plane.edge):
         axes.plot(*plane.edge.T, color=SOFT, lw=1.5, ls=(0, (1.5, 1.5)))
     (left, right), (low, high) = ((values[0], values[-1]) for values in (plane.x, plane.y))
-    shown = [p for p in plane.points if left <= p.at[0] <= right and low <= p.at[1] <= high]
+    shown = _shown(plane)
     for before, point in zip([None, *shown], shown, strict=False):
         mark(axes, point, point.at)
         near = before is not None and np.hypot(*np.subtract(point.at, before.at)) < 0.15 * (right - left)
@@ -75,6 +74,16 @@ def _panel(axes: Any, plane: WeightPlane) -> None:
     axes.set_ylim(low, high)
     axes.set_box_aspect(1)
     axes.locator_params(nbins=5)
+
+
+def _shown(plane: WeightPlane) -> list[FixedPoint]:
+    """The fixed points inside the box."""
+    (left, right), (low, high) = ((values[0], values[-1]) for values in (plane.x, plane.y))
+    return [p for p in plane.points if left <= p.at[0] <= right and low <= p.at[1] <= high]
+
+
+def _alive(path: Any) -> bool:
+    return bool(np.hypot(*path[-1]) > 0.05 * np.hypot(*path[0]))
 
 
 def _eigenvalues(axes: Any, point: FixedPoint, above: bool, to_left: bool) -> None:
@@ -88,15 +97,17 @@ def _eigenvalues(axes: Any, point: FixedPoint, above: bool, to_left: bool) -> No
 def _legend(figure: Any, planes: Sequence[WeightPlane]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=LEARN, lw=1.6, marker="s", ms=4.5, label="learns"),
-        Line2D([], [], color=COLLAPSE, lw=1.6, marker="s", ms=4.5, label="collapses"),
-    ]
+    fates = {_alive(path) for plane in planes for path in plane.paths}
+    handles = []
+    if True in fates:
+        handles.append(Line2D([], [], color=LEARN, lw=1.6, marker="s", ms=4.5, label="learns"))
+    if False in fates:
+        handles.append(Line2D([], [], color=COLLAPSE, lw=1.6, marker="s", ms=4.5, label="collapses"))
     if any(len(plane.rest) for plane in planes):
         handles.append(Line2D([], [], color=INK, lw=3, label="curve of fixed points"))
     if any(len(plane.edge) for plane in planes):
         handles.append(Line2D([], [], color=SOFT, lw=1.5, ls=(0, (1.5, 1.5)), label="way into the saddle"))
-    marks = mark_handles(point.kind for plane in planes for point in plane.points)
+    marks = mark_handles(point.kind for plane in planes for point in _shown(plane))
     legend(figure, [*handles, *marks, Line2D([], [], ls="", label="numbers: eigenvalues")], 4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -32,6 +33,11 @@ def rows(path):
 
 def number(row, *names):
     return [float(row[name]) for name in names]
+
+
+def words(path):
+    """All text of a figure, formulas left out: in the SVG it is drawn as outlines, with the text in a comment."""
+    return re.findall(r"<!-- (.*?) -->", path.read_text())
 
 
 def test_files_are_whole_and_the_same_again(tmp_path):
@@ -133,6 +139,22 @@ def test_the_portraits_paths(portraits):
     assert float(path[-1]["p"]) == pytest.approx(float(panels[0].modes.roots()[1]), abs=1e-3)
 
 
+def test_the_portraits_legend_lists_what_is_drawn(portraits, tmp_path):
+    assert {"its edge (separatrix)", "a mode that learns", "saddle"} <= set(words(portraits[0] / "portrait.svg"))
+    dead = portrait(Modes(eta=0.3, sigma2=0.1), grid=(12, 8), starts=[(0.3, 0.4)])
+    said = words(write_portraits([dead], ["one"], 1, tmp_path)[1])
+    assert {"a mode that collapses", "basin of collapse", "stable"} <= set(said)
+    assert not {"its edge (separatrix)", "a mode that learns", "saddle"} & set(said)
+
+
+def test_an_arrow_points_to_a_rest_outside(tmp_path):
+    modes = Modes(alpha_p=0.25, eta=0.1, sigma2=0.1)  # rests at (0.795, 2.53)
+    for top, out in ((0.5, True), (3.0, False)):
+        found = portrait(modes, s_range=(0.0, top), grid=(12, 8))
+        said = words(write_portraits([found], ["one"], 1, tmp_path)[1])
+        assert any(text == "stable: (0.795, 2.53)" for text in said) == out
+
+
 def test_the_planes_of_the_weights(tmp_path):
     """A14: the table holds figure 10's eigenvalues and rest."""
     planes = weight_planes(ScalarNetwork(signal=0.5, sigma2=0.5), grid=(15, 15), starts=3)
@@ -164,16 +186,43 @@ def test_the_modes(tmp_path):
     assert {row["tau"] for row in table if row["beta"] == "inf"} == {"1"}
 
 
+def test_modes_that_all_collapse(tmp_path):
+    """tau of a mode too small to know it is a gap, in picture and table; no arrow is said to go to p_+."""
+    dead = courses([0.3], [0.2], eta=10.0, beta=0.4, end=20.0, count=11)
+    paths = write_modes([flow_line(Modes(eta=0.3, sigma2=0.1))], [dead], [dead], tmp_path)
+    last = rows(tmp_path / "modes-courses.csv")[-1]
+    assert last["tau"] == "" and float(last["s"]) < 1e-50
+    assert "towards 0" in words(paths[1]) and len([text for text in words(paths[1]) if "towards" in text]) == 1
+
+
 def test_the_sweeps(tmp_path):
     starts = Starts(grid=(5, 4))
     sweeps = [sweep("eta", [0.0, 0.1, 0.3], Setting(), starts), sweep("alpha_p", [0.5, 50.0], Setting(), starts)]
-    paths = write_sweeps(sweeps, [60.0, 60.0], [1 / 4.4, None], tmp_path)
+    paths = write_sweeps(sweeps, 60.0, [1 / 4.4, None], tmp_path)
     table = rows(paths[-1])
     assert [row["over"] for row in table] == ["eta"] * 3 + ["alpha_p"] * 2
     assert table[2]["p_minus"] == "" and float(table[2]["collapse_share"]) == 1
     for row, high in zip(table[:2], sweeps[0].high, strict=False):
         assert float(row["p_plus"]) == pytest.approx(high)
         assert float(row["s_rest"]) == pytest.approx(high**2)
+
+
+def test_a_sweep_of_one_value_and_one_without_a_rest(tmp_path):
+    """One value is drawn by marks; if nothing lives all is shaded, and the legend has no p_+."""
+    alone = sweep("eta", [0.1], Setting(), Starts(grid=(5, 4)))
+    text = write_sweeps([alone], 60.0, [1 / 4.4], tmp_path, "alone")[1].read_text()
+    assert len(re.findall(r"<use ", text)) > 5 and "everything collapses" not in text
+    dead = sweep("sigma2", [0.0, 1.0], Setting(eta=0.5), Starts(grid=(5, 4)))
+    text = write_sweeps([dead], 60.0, [None], tmp_path, "dead")[1].read_text()
+    assert "everything collapses" in text and "dotted" not in text and text.count("fill: #fae3d6") == 3
+    assert "where learning ends" not in text
+
+
+def test_a_sweep_of_the_average_says_where_the_target_starts(tmp_path):
+    base, starts = Setting(tau=0.5, beta=1.0, eta=0.1), Starts(grid=(2, 2))
+    found = sweep("beta", [0.5, 1.0], base, starts)
+    text = write_sweeps([found], 60.0, [None], tmp_path, tau_start=0.5)[1].read_text()
+    assert r"\tau(0) = 0.5" in text and "p_+$, where learning ends" in text
 
 
 def test_the_thresholds(tmp_path):

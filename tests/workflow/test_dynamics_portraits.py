@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from siamscope.cli import run as cli
-from siamscope.dynamics import DynamicsError
+from siamscope.dynamics import DynamicsError, Modes
+from siamscope.report.errors import ReportError
 from siamscope.workflow.dynamics import alignment, modes, portrait, sweep, threshold
+from siamscope.workflow.dynamics.figures import check_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +57,20 @@ def test_portrait(tmp_path):
     assert shares[0] > 2 * shares[1] and shares[2:] == [1, 1]
 
 
+def test_the_default_ranges_show_where_learning_rests():
+    """p_+ always; s = p_+^2 / alpha_p in the median panel; what the user says is taken."""
+    for tau, alpha_p in ((1.0, 0.25), (1.0, 4.0), (2.0, 1.0)):
+        one = [Modes(tau=tau, alpha_p=alpha_p, eta=0.05, sigma2=0.1)]
+        high = float(one[0].roots()[1])
+        (left, right), (low, top) = portrait._ranges(portrait.Options(), one)
+        assert left < 0 == low and right > high and top > high**2 / alpha_p
+    default = [Modes(eta=eta, alpha_p=alpha_p, sigma2=0.1) for eta in (0.02, 0.1) for alpha_p in (0.25, 1.0, 4.0)]
+    p_range, s_range = portrait._ranges(portrait.Options(), default)
+    assert p_range == (-0.5, 1.0) and s_range[1] == pytest.approx(1.1 * float(default[1].roots()[1]) ** 2)
+    assert portrait._ranges(portrait.Options(p_range=(0, 2), s_range=(1, 3)), default) == ((0, 2), (1, 3))
+    assert portrait._ranges(portrait.Options(), [Modes(eta=0.3)]) == ((-0.5, 1.0), (0.0, 0.5))
+
+
 def test_portrait_without_decay(tmp_path, drawn):
     options = portrait.Options(eta=(0.0,), alpha_p=(1.0,), grid=(30, 20), starts=(), out=tmp_path, json=True)
     said = json.loads(portrait.run(options).text)
@@ -80,6 +96,29 @@ def test_modes(tmp_path):
     slow, fast, online = (np.array(run["end"]["s"]) for run in said["by_beta"])
     assert (slow < fast).all() and online == pytest.approx(fast, rel=0.05)
     assert max(said["by_eta"][3]["end"]["s"]) < 1e-6 and said["by_eta"][3]["tau_when_dead"] == pytest.approx(4)
+
+
+def test_modes_show_p_plus_whatever_tau(tmp_path):
+    options = modes.Options(tau=2.0, sigma2=0.5, betas=(1.0,), etas=(0.1,), time=5.0, out=tmp_path)
+    modes.run(options)
+    p = [float(row["p"]) for row in rows(tmp_path / "modes-flow.csv")]
+    rests = [float(row["p"]) for row in rows(tmp_path / "modes-points.csv")]
+    assert max(rests) > 1 and max(p) > max(rests) and min(p) < 0
+    assert "dead" not in modes.run(replace(options, alpha_p=1e6)).text  # s is small, but rests
+
+
+def test_sweep_words(tmp_path):
+    """The limit is an upper one, but of tau a lower one; without one eta is named; one value is said once."""
+
+    def said(**options):
+        return sweep.run(sweep.Options(points=3, grid=(3, 2), out=tmp_path, **options)).text.splitlines()[0]
+
+    assert said(over=("sigma2",), eta=0.5).endswith("eta 0.5 is above its limit 0.25 at any sigma2")
+    assert said(over=("alpha_p",), eta=0.5).endswith("above its limit 0.2273 at any alpha_p")
+    assert "everything collapses; collapse only below 2.098" in said(over=("tau",), eta=1.0)
+    assert "collapse only beyond 11.5" in said(over=("sigma2",))
+    alone = said(over=("eta",), values=(0.1,))
+    assert alone.startswith("eta 0.1: ") and alone.count("% collapse at 0.1") == 1 and " and " not in alone
 
 
 def test_sweep(tmp_path):
@@ -147,6 +186,15 @@ def test_threshold(tmp_path):
         ("points must be", ["sweep", "--points", "1"]),
         ("increase", ["alignment", "--eta", ".1", ".01"]),
         ("at most 64", ["alignment", "--width", "65"]),
+        ("at most 3,000,000", ["alignment", "--width", "64", "--seeds", "1"]),
+        ("tau must be above 0; it is 0", ["modes", "--tau", "0"]),
+        ("eta=1e+308", ["modes", "--eta", "1e308"]),
+        ("eta=1e+308", ["portrait", "--eta", "1e308", "--alpha-p", "1"]),
+        ("tau=1e+200", ["portrait", "--tau", "1e200", "--alpha-p", "1"]),
+        ("beta=1e+300", ["modes", "--betas", "1e300"]),
+        ("time=1e+300", ["modes", "--time", "1e300"]),
+        ("s must be more than 0", ["sweep", "--start", "0", "0"]),
+        ("the smallest are eta of -1", ["threshold", "--eta", "-1"]),
         ("start_range", ["threshold", "--start-range", "1", ".1"]),
         ("start_eta", ["threshold", "--start-eta", ".3"]),
         ("eta must be above 0", ["threshold", "--eta", "0", ".1"]),
@@ -176,6 +224,23 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     ]
     assert cli(args) == 2
     assert "Cannot write" in capsys.readouterr().err
+
+
+def test_a_folder_is_tried_before_anything_is_computed(tmp_path, monkeypatch):
+    """And left as it was: no empty folder, no file."""
+    (tmp_path / "file").write_text("")
+    for module, work in ((portrait, "portrait"), (modes, "flow_line"), (sweep, "sweep"), (threshold, "survivors")):
+        monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(alignment, "commutators", lambda *_: pytest.fail("computed"))
+    for module in (portrait, modes, sweep, alignment, threshold):
+        with pytest.raises(ReportError, match="Choose another place"):
+            module.run(module.Options(out=tmp_path / "file" / "below"))
+    with pytest.raises(ReportError, match="Cannot write"):
+        portrait.run(replace(portrait.WEIGHTS, out=tmp_path / "file"))
+    check_folder(tmp_path / "a" / "b")
+    with pytest.raises(ReportError):
+        check_folder(tmp_path / "c" / ("long" * 100))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_no_panel_is_drawn_if_one_is_wrong(tmp_path):

@@ -13,9 +13,11 @@ from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.alignment import Study, asymmetries, commutators, followings, peaks
 from siamscope.report.dynamics_alignment import Alignment, Peaks, write_alignment
 from siamscope.workflow.dynamics.answer import Answer
-from siamscope.workflow.dynamics.figures import told
+from siamscope.workflow.dynamics.figures import check_folder, told
 
 MOST_CURVES = 5
+MOST_WORK = 3_000_000
+"""width^3 times seeds times trajectories of a seed: about a minute."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Options:
 def run(options: Options) -> Answer:
     """Draw, write, and say what there is to see."""
     _check(options)
-    found = _study(options)
+    check_folder(options.out)
+    found = _alignment(options)
     paths = write_alignment(found, options.out)
     return told(_lines(found), paths, _facts(found), options.json)
 
@@ -74,10 +77,22 @@ def _check(options: Options) -> None:
         most = 20 if name.startswith("peak") else MOST_CURVES
         if len(values) > most:
             raise DynamicsError(f"{name}: at most {most} values are drawn; there are {len(values)}.")
+    _study(options)
+    curves = 2 * (len(options.eta) + len(options.peak_eta) + len(options.peak_alpha_p))
+    curves += len(options.momentum) * len(options.momentum_eta)
+    if options.width**3 * options.seeds * curves > MOST_WORK:
+        raise DynamicsError(
+            f"width={options.width}, seeds={options.seeds} and {curves} curves: width^3 x seeds x curves may be "
+            f"at most {MOST_WORK:,}, or it takes minutes. Give fewer."
+        )
 
 
-def _study(options: Options) -> Alignment:
-    study = Study(options.width, options.seeds, options.seed, options.sigma2, options.time)
+def _study(options: Options) -> Study:
+    return Study(options.width, options.seeds, options.seed, options.sigma2, options.time)
+
+
+def _alignment(options: Options) -> Alignment:
+    study = _study(options)
     gamma, decay = zip(*itertools.product(options.momentum, options.momentum_eta), strict=True)
     limits = Modes(sigma2=options.sigma2)
     return Alignment(

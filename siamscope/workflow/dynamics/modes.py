@@ -11,7 +11,7 @@ from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.courses import Courses, FlowLine, courses, flow_line
 from siamscope.report.dynamics_modes import write_modes
 from siamscope.workflow.dynamics.answer import Answer
-from siamscope.workflow.dynamics.figures import told
+from siamscope.workflow.dynamics.figures import check_folder, told
 
 MOST_CURVES = 5
 
@@ -28,8 +28,9 @@ class Options:
     """Target's share of the online weights in the first row."""
     alpha_p: float = 1.0
     """Predictor's learning rate over the encoder's, in time; it cancels on the parabola."""
-    p_range: tuple[float, float] = (-0.2, 1.0)
-    """Range of p in the first row."""
+    p_range: tuple[float, float] | None = None
+    """Range of p in the first row; without it -0.2 to 1 for the default sigma2 and tau, scaled with tau / (1 + sigma2),
+    the largest p that can rest."""
     betas: tuple[float, ...] = (0.04, 0.4, math.inf)
     """Second row: rates of the moving average (0.4: momentum 0.996 at learning rate 0.01); inf: the target is the
     online network."""
@@ -53,6 +54,7 @@ class Options:
 
 def run(options: Options) -> Answer:
     """Draw, write, and say what there is to see."""
+    check_folder(options.out)
     flows = [_flow(options, eta) for eta in _etas(options)]
     for name in ("betas", "etas", "starts"):
         if not 1 <= len(getattr(options, name)) <= MOST_CURVES:
@@ -61,8 +63,8 @@ def run(options: Options) -> Answer:
     by_eta = [_courses(options, eta, options.beta_fixed) for eta in options.etas]
     paths = write_modes(flows, by_beta, by_eta, options.out)
     lines = [_flow_line(flow) for flow in flows]
-    lines += [_course_line(f"beta {run.beta:g}", run) for run in by_beta]
-    lines += [_course_line(f"eta {run.eta:g}", run) for run in by_eta]
+    lines += [_course_line(f"beta {run.beta:g}", run, options.alpha_p) for run in by_beta]
+    lines += [_course_line(f"eta {run.eta:g}", run, options.alpha_p) for run in by_eta]
     facts = {
         "eta_limit": flows[0].limit,
         "flows": [_flow_facts(flow) for flow in flows],
@@ -81,7 +83,8 @@ def _etas(options: Options) -> list[float]:
 
 def _flow(options: Options, eta: float) -> FlowLine:
     modes = Modes(alpha_p=options.alpha_p, eta=eta, sigma2=options.sigma2, tau=options.tau)
-    return flow_line(modes, options.p_range)
+    top = options.tau / (1 + options.sigma2)
+    return flow_line(modes, options.p_range or (-0.22 * top, 1.1 * top))
 
 
 def _courses(options: Options, eta: float, beta: float) -> Courses:
@@ -98,9 +101,10 @@ def _flow_line(flow: FlowLine) -> str:
     return f"eta {float(flow.modes.eta):.4g}: p at rest {found}" + ("; collapse only" if over else "")
 
 
-def _course_line(head: str, run: Courses) -> str:
+def _course_line(head: str, run: Courses, alpha_p: float) -> str:
     values = ", ".join(f"{value:.3g}" for value in run.s[-1])
-    dead = f"; tau of a dead mode -> {run.tau_when_dead:.4g}" if run.s[-1].max() < 1e-3 else ""
+    gone = 1e-3 / max(1.0, alpha_p)  # s of a mode that rests is p^2 / alpha_p
+    dead = f"; tau of a dead mode -> {run.tau_when_dead:.4g}" if run.s[-1].max() < gone else ""
     return f"{head}: s at t={run.times[-1]:g}: {values}{dead}"
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from siamscope.dynamics import DynamicsError, Modes, ScalarNetwork
 from siamscope.dynamics.plane import FixedPoint
-from siamscope.dynamics.portrait import Portrait, portrait
+from siamscope.dynamics.portrait import Portrait, Range, portrait
 from siamscope.dynamics.weights import WeightPlane, balanced_run, weight_planes
 from siamscope.report.dynamics_portrait import write_portraits
 from siamscope.report.dynamics_weights import write_planes
 from siamscope.workflow.dynamics.answer import Answer
-from siamscope.workflow.dynamics.figures import told
+from siamscope.workflow.dynamics.figures import check_folder, told
 
 MOST_PANELS = 12
 STARTS = ((-0.45, 0.46), (-0.42, 0.05), (0.06, 0.04), (0.3, 0.46), (0.97, 0.03))
@@ -26,7 +30,8 @@ class Options:
 
     plane: Literal["modes", "weights"] = "modes"
     """modes: p and s, the eigenvalues of predictor and W W^T. weights: w_p, w and w_a of a network of one weight a
-    layer, in three panels (target at rest, with predictor, without)."""
+    layer, in three panels (target at rest, with predictor, without); for these the defaults are alpha_p 1, eta 0,
+    sigma2 0.5, signal 0.5, p-range -1 1 and grid 81 81."""
     alpha_p: tuple[float, ...] = (0.25, 1.0, 4.0)
     """Predictor's learning rate over the encoder's."""
     eta: tuple[float, ...] = (0.02, 0.1)
@@ -39,10 +44,11 @@ class Options:
     """Variance of the augmentations' mean along the mode."""
     beta: float = 1.0
     """Rate of the moving average; for the weights only."""
-    p_range: tuple[float, float] = (-0.5, 1.0)
-    """Range of p, or of all weights."""
-    s_range: tuple[float, float] = (0.0, 0.5)
-    """Range of s."""
+    p_range: tuple[float, float] | None = None
+    """Range of p, or of all weights; without it -0.5 to 1, or further if learning rests beyond."""
+    s_range: tuple[float, float] | None = None
+    """Range of s; without it 0 to 0.5, or to where learning rests in the median panel. All panels have the same, so
+    that shares compare; an arrow points to a rest that lies outside."""
     grid: tuple[int, int] = (121, 81)
     """Cells of the basin map along p and s."""
     starts: tuple[tuple[float, float], ...] = STARTS
@@ -83,7 +89,11 @@ def _modes(options: Options) -> Answer:
     columns = len(lists[several[-1]]) if several else 1
     if len(several) == 1 and columns > 4:
         columns = -(-columns // 2)
-    panels = [_portrait(options, cell) for cell in cells]
+    settings = [Modes(**cell, signal=options.signal) for cell in cells]
+    check_folder(options.out)
+    ranges = _ranges(options, settings)
+    panels = [portrait(modes, *ranges, grid=options.grid, starts=options.starts, threads=options.threads)
+              for modes in settings]  # fmt: skip
     labels = [_label(cell, several or ["alpha_p", "eta"]) for cell in cells]
     paths = write_portraits(panels, labels, columns, options.out)
     facts = [cell | _facts(panel) for cell, panel in zip(cells, panels, strict=True)]
@@ -91,11 +101,14 @@ def _modes(options: Options) -> Answer:
     return told(lines, paths, {"panels": facts}, options.json)
 
 
-def _portrait(options: Options, cell: dict[str, float]) -> Portrait:
-    return portrait(
-        Modes(**cell, signal=options.signal), options.p_range, options.s_range, grid=options.grid,
-        starts=options.starts, threads=options.threads,
-    )  # fmt: skip
+def _ranges(options: Options, settings: list[Modes]) -> tuple[Range, Range]:
+    """Of p and of s for all panels: the user's, or such that p_+ is inside, and s = p_+^2 / alpha_p of most."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused later, by name
+        ends = [(float(modes.roots()[1]), float(modes.alpha_p)) for modes in settings]
+    p = [high for high, _ in ends if math.isfinite(high)]
+    s = [rest for high, alpha_p in ends if math.isfinite(rest := high * high / alpha_p)]
+    p_range = options.p_range or (-0.5, max([1.0, *(1.1 * high for high in p)]))
+    return p_range, options.s_range or (0.0, max(0.5, 1.1 * statistics.median_high(s or [0.0])))
 
 
 def _facts(found: Portrait) -> dict[str, Any]:
@@ -146,7 +159,8 @@ def _weights(options: Options) -> Answer:
         alpha_p=_one("alpha_p", options.alpha_p), eta=_one("eta", options.eta), sigma2=_one("sigma2", options.sigma2),
         beta=options.beta, signal=options.signal,
     )  # fmt: skip
-    planes = weight_planes(network, options.p_range, w_a=_one("tau", options.tau), grid=options.grid)
+    check_folder(options.out)
+    planes = weight_planes(network, options.p_range or (-1.0, 1.0), w_a=_one("tau", options.tau), grid=options.grid)
     end = balanced_run(network).y[-1]
     paths = write_planes(planes, options.out)
     words = {

@@ -13,7 +13,7 @@ from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.sweeps import PARAMETERS, Parameter, Setting, Starts, Sweep, sweep
 from siamscope.report.dynamics_sweep import write_sweeps
 from siamscope.workflow.dynamics.answer import Answer
-from siamscope.workflow.dynamics.figures import told
+from siamscope.workflow.dynamics.figures import check_folder, told
 
 _RANGES: dict[Parameter, tuple[float, float, bool]] = {  # as shares of the limit for eta; True: logarithmic
     "eta": (0.0, 1.2, False),
@@ -72,12 +72,12 @@ def run(options: Options) -> Answer:
         time=options.time,
     )  # fmt: skip
     starts = Starts(options.p_range, options.s_range, options.grid)
+    check_folder(options.out)
     sweeps = [_sweep(options, over, base, starts) for over in options.over]
-    paths = write_sweeps(
-        sweeps, [options.time] * len(sweeps), [_limit(over, base) for over in options.over], options.out
-    )
-    lines = [_line(found, _limit(found.over, base), options.time) for found in sweeps]
-    return told(lines, paths, {"sweeps": [_facts(found, _limit(found.over, base)) for found in sweeps]}, options.json)
+    limits = [_limit(over, base) for over in options.over]
+    paths = write_sweeps(sweeps, options.time, limits, options.out, tau_start=options.tau_start)
+    lines = [_line(found, base) for found in sweeps]
+    return told(lines, paths, {"sweeps": [_facts(*pair) for pair in zip(sweeps, limits, strict=True)]}, options.json)
 
 
 def _sweep(options: Options, over: Parameter, base: Setting, starts: Starts) -> Sweep:
@@ -104,25 +104,35 @@ def _modes(base: Setting) -> Modes:
 
 
 def _limit(over: Parameter, base: Setting) -> float | None:
-    """Where p_- and p_+ meet; None for a parameter that does not move them."""
+    """Where p_- and p_+ meet; None for a parameter that does not move them, or if no value of it lets them be."""
     if over == "eta":
         return float(_modes(base).eta_limit)
     if base.eta == 0 or over not in ("sigma2", "tau"):
         return None
-    return base.tau**2 / (4 * base.eta) - 1 if over == "sigma2" else math.sqrt(4 * base.eta * (1 + base.sigma2))
+    if over == "tau":
+        return math.sqrt(4 * base.eta * (1 + base.sigma2))
+    most = base.tau**2 / (4 * base.eta) - 1
+    return most if most >= 0 else None
 
 
-def _line(found: Sweep, limit: float | None, time: float) -> str:
-    some = np.flatnonzero(found.collapse < 1)
-    text = f"{found.over} {found.values[0]:.4g} to {found.values[-1]:.4g}: "
-    if not len(some):
-        return text + "everything collapses" + (f"; limit {limit:.4g}" if limit is not None else "")
-    first, last = some[0], some[-1]
-    text += f"{100 * found.collapse[first]:.1f} % collapse at {found.values[first]:.4g}, "
-    text += f"{100 * found.collapse[last]:.1f} % at {found.values[last]:.4g}; "
-    text += f"s at t={time:g} {found.early[first]:.3g} and {found.early[last]:.3g}, "
-    text += f"in the end {found.late[first]:.3g} and {found.late[last]:.3g}"
-    return text + (f"; collapse only beyond {limit:.4g}" if limit is not None else "")
+def _line(found: Sweep, base: Setting) -> str:
+    some, limit = np.flatnonzero(found.collapse < 1), _limit(found.over, base)
+    text = f"{found.over} {found.values[0]:.4g}" + (f" to {found.values[-1]:.4g}: " if len(found.values) > 1 else ": ")
+    if len(some):
+        ends = sorted({some[0], some[-1]})
+        text += ", ".join(f"{100 * found.collapse[i]:.1f} % collapse at {found.values[i]:.4g}" for i in ends)
+        text += f"; s at t={base.time:g} " + " and ".join(f"{found.early[i]:.3g}" for i in ends)
+        text += ", in the end " + " and ".join(f"{found.late[i]:.3g}" for i in ends)
+    else:
+        text += "everything collapses"
+    if limit is not None:
+        return text + f"; collapse only {'below' if found.over == 'tau' else 'beyond'} {limit:.4g}"
+    if len(some):
+        return text
+    # eta's limit for the best value: at sigma2 = 0, or whatever alpha_p and beta are; a moving average ends at tau = 1
+    tau = 1.0 if found.over == "beta" else base.tau
+    best = float(Modes(sigma2=0.0 if found.over == "sigma2" else base.sigma2, tau=tau).eta_limit)
+    return text + (f"; eta {base.eta:g} is above its limit {best:.4g} at any {found.over}" if base.eta > best else "")
 
 
 def _facts(found: Sweep, limit: float | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from siamscope.dynamics import DynamicsError, largest_decay, largest_noise
 from siamscope.dynamics.thresholds import Predictor, Spectrum, StartSizes, Survivors, spectrum, start_sizes, survivors
 from siamscope.report.dynamics_threshold import predictor_name, write_threshold
 from siamscope.workflow.dynamics.answer import Answer
-from siamscope.workflow.dynamics.figures import told
+from siamscope.workflow.dynamics.figures import check_folder, told
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def run(options: Options) -> Answer:
     trained: tuple[Literal["trained"], ...] = ("trained",) if options.trained else ()
     predictors: tuple[Predictor, ...] = (*options.power, *trained)
     _check(options, predictors)
+    check_folder(options.out)
     maps = [survivors(one, options.eta, options.sigma2, delta=options.delta) for one in predictors]
     spectra = [
         spectrum(one, options.spectrum_eta, options.spectrum_sigma2, delta=options.delta, seed=options.seed)
@@ -72,7 +73,7 @@ def _check(options: Options, predictors: tuple[Predictor, ...]) -> None:
     if not 0 < options.start_eta < 0.25:
         raise DynamicsError(f"start_eta must be between 0 and 1/4, where a start decides; it is {options.start_eta}.")
     if not options.spectrum_eta > 0:
-        raise DynamicsError(f"spectrum_eta must be above 0; it is {options.spectrum_eta}.")
+        raise DynamicsError(f"spectrum_eta must be above 0; it is {options.spectrum_eta:g}.")
 
 
 def _wrong(found: StartSizes) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from siamscope.dynamics import LinearSGD, Modes, SetRule, SubspaceTheorem, subspace
+from siamscope.dynamics import Modes, SetRule, SubspaceTheorem
 from siamscope.dynamics.errors import Float
+from siamscope.dynamics.errors import transposed as _t
+from siamscope.dynamics.sgd import train_on_subspace
 
 WIDTH, RANK, SIGMA2, ETA = 20, 4, 2.0, 0.12
 STEPS, SHORT = 6000, 1500
@@ -32,12 +34,8 @@ def set_size() -> float:
 
 def _train(seeds: Sequence[int], steps: int, w: Float | None = None, w_p: Float | None = None, **options: Any) -> Any:
     """(W, W_p) at the end, (seeds, 20, 20) each; NaN for all seeds if one diverged."""
-    settings = {"lr": 0.02, "batch": 64, "weight_decay": ETA} | options
-    run = LinearSGD(*subspace(WIDTH, RANK, SIGMA2), WIDTH, **settings)
-    start = {"W": _normal(seeds, 1, WIDTH**-0.5) if w is None else w}
-    if run.predictor == "trained":
-        start["W_p"] = np.eye(WIDTH) * run.alpha_p**0.5 if w_p is None else w_p
-    out = run.train(start, steps, seeds=list(seeds))
+    start = _normal(seeds, 1, WIDTH**-0.5) if w is None else w
+    out = train_on_subspace(start, RANK, SIGMA2, steps, seeds, w_p, **({"weight_decay": ETA} | options))
     return (out.w[-1], out.w_p[-1]) if not out.diverged else (out.w[-1] * np.nan, out.w_p[-1] * np.nan)
 
 
@@ -48,10 +46,6 @@ def _normal(seeds: Sequence[int], stream: int, scale: float) -> Float:
 
 def _norm(a: Float) -> Float:
     return np.asarray(np.linalg.norm(a, axis=(-2, -1)), dtype=np.float64)
-
-
-def _t(a: Float) -> Float:
-    return np.swapaxes(a, -1, -2)
 
 
 def _of(**measures: Float) -> Measures:

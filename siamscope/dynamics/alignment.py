@@ -17,7 +17,7 @@ import numpy as np
 from scipy import integrate
 
 from siamscope.dynamics import errors
-from siamscope.dynamics.errors import DynamicsError, Float
+from siamscope.dynamics.errors import DynamicsError, Float, transposed
 from siamscope.dynamics.matrix import MatrixFlow
 from siamscope.dynamics.reduced import ReducedFlow
 from siamscope.dynamics.systems import System
@@ -122,7 +122,7 @@ def asymmetries(study: Study, eta: Sequence[float], *, alpha_p: float = 1.0) -> 
     flow = ReducedFlow(study.width, alpha_p=alpha_p, eta=rates, sigma2=study.sigma2, symmetric=False)
     times, y = _run(flow, start, study.end, _COARSE)
     w_p = flow.layout.unpack(y)["W_p"]
-    sizes = _size(w_p - np.swapaxes(w_p, -1, -2))
+    sizes = _size(w_p - transposed(w_p))
     return study.traces(times, sizes / sizes[0])
 
 

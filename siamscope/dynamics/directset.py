@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamscope.dynamics import errors
-from siamscope.dynamics.errors import DynamicsError, Float, Rate, per_row
+from siamscope.dynamics.errors import DynamicsError, Float, Rate, per_row, transposed
 from siamscope.dynamics.matrix import Target
 from siamscope.dynamics.modes import Tau
 from siamscope.dynamics.systems import Layout, System
@@ -162,7 +162,7 @@ class SetFlow(System):
         """W_p (..., width, width)."""
         w = self.layout.unpack(y)["W"]
         middle = {"weights": None, "means": self.x, "views": self.x + self.x_noise}[self.correlation]
-        f = (w if middle is None else w @ middle) @ np.swapaxes(w, -1, -2)
+        f = (w if middle is None else w @ middle) @ transposed(w)
         return apply_rule(self.rule, f)
 
     def rhs(self, t: float | Float, y: Float) -> Float:
@@ -186,7 +186,7 @@ def apply_rule(rule: SetRule, f: Float) -> Float:
         raise DynamicsError(f"f must be square matrices; it has shape {np.shape(f)}.")
     fine = np.isfinite(f).all((-2, -1), keepdims=True)  # one bad member of a batch must not spoil the others
     s, u = np.linalg.eigh(np.where(fine, f, 0.0))
-    return np.where(fine, (u * rule(np.maximum(s, 0.0))[..., None, :]) @ np.swapaxes(u, -1, -2), np.nan)
+    return np.where(fine, (u * rule(np.maximum(s, 0.0))[..., None, :]) @ transposed(u), np.nan)
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------

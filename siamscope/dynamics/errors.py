@@ -60,8 +60,17 @@ def per_row(value: Rate, axes: int) -> Rate:
     return np.reshape(value, (*np.shape(value), *[1] * axes))
 
 
+def transposed(a: Float) -> Float:
+    """The last two axes exchanged: the transpose of each matrix of a batch."""
+    return np.swapaxes(a, -1, -2)
+
+
 def of_time(name: str, function: Callable[[float | Float], float | Float], t: float | Float) -> float | Float:
-    """What a user's function of time gives at t, a real number or one for each t. NaN passes: it ends a trajectory."""
+    """What a user's function of time gives at t, a real number or one for each t. NaN passes: it ends a trajectory.
+
+    TypeError and ValueError are what a function that does not take arrays raises: they become DynamicsError. Whatever
+    else it raises goes through as it is, with its traceback: that is a fault inside of it.
+    """
     try:
         value = function(t)
     except (TypeError, ValueError) as error:
@@ -100,7 +109,7 @@ def array(name: str, value: object, shape: tuple[int, ...]) -> Float:
 
 def symmetric(name: str, value: Float) -> None:
     """(..., d, d) equal to its transpose to 1e-10 of its largest entry."""
-    gap = float(np.abs(value - np.swapaxes(value, -1, -2)).max(initial=0.0))
+    gap = float(np.abs(value - transposed(value)).max(initial=0.0))
     if gap > 1e-10 * float(np.abs(value).max(initial=0.0)):
         raise DynamicsError(f"{name} must be symmetric; it differs from its transpose by {gap:.3g}. Use (A + A.T) / 2.")
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from siamscope.dynamics import errors
 from siamscope.dynamics.errors import DynamicsError, Float, Rate, per_row
+from siamscope.dynamics.errors import transposed as _t
 from siamscope.dynamics.systems import Layout, System
 
 Target = Literal["ema", "online"]
@@ -100,7 +101,7 @@ class MatrixFlow(System):
         w = parts["W"]
         w_a = parts.get("W_a", w)
         if self.predictor == "optimal":
-            return w, optimal_predictor(w, w_a, self.x, self.x_noise), w_a
+            return w, _optimal(w, w_a, self.x, self.moment), w_a
         return w, parts.get("W_p"), w_a
 
     def rhs(self, t: float | Float, y: Float) -> Float:
@@ -126,9 +127,9 @@ class MatrixFlow(System):
         return self.eta if self.eta_p is None else self.eta_p
 
     def objective(self, y: Float) -> Float:
-        """J (...,) of eq. (1), without weight decay."""
+        """J (...,) of eq. (1), without weight decay. NaN in, NaN out."""
         w, w_p, w_a = self.weights(y)
-        return objective(w, w_p, w_a, self.x, self.x_noise)
+        return _objective(w, w_p, w_a, self.x, self.moment)
 
     def predictor_at(self, y: Float) -> Float:
         """W_p (..., n2, n2), whichever kind of predictor it is."""
@@ -146,20 +147,35 @@ class MatrixFlow(System):
 
 
 def objective(w: Float, w_p: Float | None, w_a: Float, x: npt.ArrayLike, x_noise: npt.ArrayLike) -> Float:
-    """J = 1/2 tr[W_p W (X + X') W^T W_p^T - 2 W_p W X W_a^T + W_a (X + X') W_a^T], (...,); eq. (1) in closed form."""
+    """J = 1/2 tr[W_p W (X + X') W^T W_p^T - 2 W_p W X W_a^T + W_a (X + X') W_a^T], (...,); eq. (1) in closed form.
+
+    x, x_noise: symmetric. Estimates from a sample, which need not be positive semi-definite, are taken.
+
+    Raises:
+        DynamicsError: shapes that do not fit, NaN or infinity, a matrix that is not symmetric.
+    """
     signal, moment = _pair(x, x_noise)
-    _fit(w, w_p, w_a, len(signal))
+    w, w_p, w_a = _weights(w, w_p, w_a, len(signal))
+    return _objective(w, w_p, w_a, signal, moment)
+
+
+def _objective(w: Float, w_p: Float | None, w_a: Float, signal: Float, moment: Float) -> Float:
     seen = w if w_p is None else w_p @ w
     entries = (seen @ moment) * seen - 2 * (seen @ signal) * w_a + (w_a @ moment) * w_a
     return np.asarray(entries.sum((-2, -1)) / 2, dtype=np.float64)
 
 
 def gradients(w: Float, w_p: Float, w_a: Float, x: npt.ArrayLike, x_noise: npt.ArrayLike) -> tuple[Float, Float, Float]:
-    """dJ/dW, dJ/dW_p, dJ/dW_a, each (..., of its argument's shape); lemma 1. Weight decay is not in them."""
+    """dJ/dW, dJ/dW_p, dJ/dW_a, each (..., of its argument's shape); lemma 1. Weight decay is not in them.
+
+    Takes and refuses what `objective` does.
+    """
     signal, moment = _pair(x, x_noise)
-    _fit(w, w_p, w_a, len(signal))
-    g = w_a @ signal - w_p @ w @ moment
-    return -_t(w_p) @ g, -g @ _t(w), w_a @ moment - w_p @ w @ signal
+    w, p, w_a = _weights(w, w_p, w_a, len(signal))
+    if p is None:
+        raise DynamicsError("w_p must be a matrix; without a predictor it is the identity.")
+    g = w_a @ signal - p @ w @ moment
+    return -_t(p) @ g, -g @ _t(w), w_a @ moment - p @ w @ signal
 
 
 def hessian(w_p: npt.ArrayLike, x: npt.ArrayLike, x_noise: npt.ArrayLike, eta: float = 0.0) -> Float:
@@ -167,20 +183,30 @@ def hessian(w_p: npt.ArrayLike, x: npt.ArrayLike, x_noise: npt.ArrayLike, eta: f
 
     H = X' (x) (W_p^T W_p + I) + X (x) (W_p - I)^T (W_p - I) + eta I, where vec stacks columns: W.ravel(order="F"). For
     numpy's row-major ravel the factors of each Kronecker product change places. Eq. (6).
+
+    x, x_noise: symmetric positive semi-definite, without which H need not be.
     """
-    signal, moment = _pair(x, x_noise)
-    p = errors.real("w_p", w_p)
+    signal, noise = errors.psd("x", x), errors.psd("x_noise", x_noise)
+    _pair(signal, noise)
+    p = errors.array("w_p", w_p, ())
     if p.ndim != 2 or p.shape[0] != p.shape[1]:
         raise DynamicsError(f"w_p must be square; it has shape {p.shape}.")
     one = np.eye(len(p))
     decay = errors.number("eta", eta, low=0) * np.eye(len(p) * len(signal))
-    return np.asarray(np.kron(moment - signal, p.T @ p + one) + np.kron(signal, (p - one).T @ (p - one)) + decay)
+    return np.asarray(np.kron(noise, p.T @ p + one) + np.kron(signal, (p - one).T @ (p - one)) + decay)
 
 
 def optimal_predictor(w: Float, w_a: Float, x: npt.ArrayLike, x_noise: npt.ArrayLike) -> Float:
-    """W_a X W^T [W (X + X') W^T]^-1 (..., n2, n2), the W_p of least J; of several, that of least norm."""
+    """W_a X W^T [W (X + X') W^T]^-1 (..., n2, n2), the W_p of least J; of several, that of least norm.
+
+    Takes and refuses what `objective` does.
+    """
     signal, moment = _pair(x, x_noise)
-    _fit(w, None, w_a, len(signal))
+    w, _, w_a = _weights(w, None, w_a, len(signal))
+    return _optimal(w, w_a, signal, moment)
+
+
+def _optimal(w: Float, w_a: Float, signal: Float, moment: Float) -> Float:
     return least_squares(w @ moment @ _t(w), w_a @ signal @ _t(w))
 
 
@@ -209,20 +235,27 @@ def subspace(dimension: int, rank: int, sigma2: float) -> tuple[Float, Float]:
     return np.eye(dimension), np.diag(errors.number("sigma2", sigma2, low=0) * noisy)
 
 
-def _t(a: Float) -> Float:
-    return np.swapaxes(a, -1, -2)
-
-
 def _pair(x: npt.ArrayLike, x_noise: npt.ArrayLike) -> tuple[Float, Float]:
-    signal, noise = errors.real("x", x), errors.real("x_noise", x_noise)
+    """X and X + X', of finite numbers and symmetric."""
+    signal, noise = errors.array("x", x, ()), errors.array("x_noise", x_noise, ())
     if signal.ndim != 2 or signal.shape[0] != signal.shape[1] or signal.shape != noise.shape:
         raise DynamicsError(f"x and x_noise must be two square matrices of one size; {signal.shape}, {noise.shape}.")
+    errors.symmetric("x", signal)
+    errors.symmetric("x_noise", noise)
     return signal, signal + noise
 
 
-def _fit(w: Float, w_p: Float | None, w_a: Float, n1: int) -> None:
-    """Raise if these are not weights (..., n2, n1), (..., n2, n2), (..., n2, n1)."""
-    shapes = [np.shape(w)[-2:], None if w_p is None else np.shape(w_p)[-2:], np.shape(w_a)[-2:]]
-    n2 = np.shape(w)[-2] if np.ndim(w) >= 2 else 0
-    if shapes[0] != (n2, n1) or shapes[2] != (n2, n1) or shapes[1] not in (None, (n2, n2)):
+def _weights(w: Float, w_p: Float | None, w_a: Float, n1: int) -> tuple[Float, Float | None, Float]:
+    """Weights (..., n2, n1), (..., n2, n2), (..., n2, n1) of finite numbers, batch axes that fit together."""
+    w, w_a = errors.array("w", w, ()), errors.array("w_a", w_a, ())
+    p = None if w_p is None else errors.array("w_p", w_p, ())
+    shapes = [w.shape, None if p is None else p.shape, w_a.shape]
+    n2 = w.shape[-2] if w.ndim >= 2 else 0
+    want = [(n2, n1), (n2, n2), (n2, n1)]
+    if any(shape is not None and shape[-2:] != last for shape, last in zip(shapes, want, strict=True)):
         raise DynamicsError(f"w, w_p, w_a must be (n2, {n1}), (n2, n2), (n2, {n1}), batch axes first; {shapes}.")
+    try:
+        np.broadcast_shapes(*(shape[:-2] for shape in shapes if shape is not None))
+    except ValueError:
+        raise DynamicsError(f"w, w_p, w_a have batch axes that do not fit together: {shapes}.") from None
+    return w, p, w_a

@@ -22,7 +22,10 @@ from siamscope.dynamics.errors import DynamicsError, Float, Rate
 from siamscope.dynamics.systems import Layout, System
 
 Tau = Rate | Callable[[float | Float], float | Float]
-"""The target's share of the online weights, W_a = tau W: constant, or a function of time that takes arrays."""
+"""The target's share of the online weights, W_a = tau W: constant, or a function of time that takes arrays.
+
+A function's TypeError or ValueError becomes a DynamicsError; any other exception goes through the solvers as it is.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +100,32 @@ class Modes(System):
         if self.eta_p is not None and np.any(np.asarray(self.eta_p) != self.eta):
             raise DynamicsError("eta_p differs from eta: this closed form needs equal weight decay. Leave eta_p out.")
 
+    def _at(self, p: Rate, s: Rate = 0.0) -> tuple[Float, Float]:
+        """p and s as arrays that fit together and with the parameters."""
+        p, s = errors.real("p", p), errors.real("s", s)
+        try:
+            np.broadcast_shapes(p.shape, s.shape, *self._sizes)
+        except ValueError:
+            sizes = f", the parameters {self._sizes[0]}" if self._sizes else ""
+            raise DynamicsError(f"p and s do not fit together: p has shape {p.shape}, s {s.shape}{sizes}.") from None
+        return p, s
+
+    @cached_property
+    def _sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parameters that are vectors."""
+        return tuple(getattr(self, name).shape for name in self.vectors())
+
     # -- closed forms ------------------------------------------------------------------------------------------------
 
     def excess(self, p: Rate, s: Rate) -> Float:
         """c = s - p^2 / alpha_p, which decays as exp(-2 eta t): eq. (14). The paper prints c with the other sign."""
         self._equal_decay()
-        return np.asarray(errors.real("s", s) - np.square(errors.real("p", p)) / self.alpha_p, dtype=np.float64)
+        p, s = self._at(p, s)
+        return np.asarray(s - np.square(p) / self.alpha_p, dtype=np.float64)
 
     def delta(self, p: Rate) -> Float:
         """Delta = p [signal tau - total p] - eta, the rate of log s / 2: the mode grows where it is positive."""
-        p = errors.real("p", p)
+        p, _ = self._at(p)
         return np.asarray(p * (self.constant_tau * self.signal - self.total * p) - self.eta, dtype=np.float64)
 
     def roots(self) -> tuple[Float, Float]:
@@ -130,7 +149,7 @@ class Modes(System):
 
     def jacobian(self, p: Rate, s: Rate) -> Float:
         """d rhs / d (p, s), (..., 2, 2)."""
-        p, s, drive = errors.real("p", p), errors.real("s", s), self.constant_tau * self.signal
+        (p, s), drive = self._at(p, s), self.constant_tau * self.signal
         gain = drive - self.total * p
         entries = (
             -self.alpha_p * self.total * s - self.decay_p,
@@ -149,7 +168,7 @@ class Modes(System):
         """
         if np.any(np.asarray(self.signal) != 1):
             raise DynamicsError("signal must be 1 for K: the theorem of alignment is for isotropic data.")
-        p, s = errors.real("p", p), errors.real("s", s)
+        p, s = self._at(p, s)
         growth = p * (self.constant_tau - self.total * p)
         return np.asarray(self.alpha_p * self.total * s / 2 - growth + (self.decay_p + 2 * self.eta) / 2)
 
@@ -198,7 +217,7 @@ class Modes(System):
             raise DynamicsError("eta and tau must be above 0 for a verdict; see learns_without_decay for eta = 0.")
         low, high = self.roots()
         corner = low**2 / self.alpha_p
-        p, s = errors.real("p", p), errors.real("s", s)
+        p, s = self._at(p, s)
         dead = ((p <= low) & (s <= corner) & ~((p == low) & (s == corner))) | np.isnan(low) | (s <= 0)
         stays = (p <= high) | (self.alpha_p * self.excess(p, s) >= low**2 - high**2)
         alive = (p >= low) & (s >= corner) & stays & ~((p == low) & (s == corner))
@@ -274,19 +293,30 @@ class Parabola(Modes):
 
 
 def ema_share(t: Float, p: Float, beta: float, start: float = 0.0) -> Float:
-    """tau(t) of eq. (15), on the parabola, from p at increasing times t (T,); both (T,). `start` = tau(0).
+    """tau(t) of eq. (15), on the parabola, from p at increasing times t (T,), T at least 2; (T,). `start` = tau(0).
 
     tau = [p(0) tau(0) + beta int p exp(beta t') dt'] exp(-beta t) / p. The paper takes tau(0) = 0; it prints dt.
-    The integral is Simpson's: an error of fourth order in the spacing of t.
+    p is a cubic spline between the times, and its product with the exponential is integrated exactly: an error of
+    fourth order in the spacing of t, whatever beta. Exponents are of differences of times, so none is too large.
     """
-    from scipy.integrate import cumulative_simpson
+    from scipy.interpolate import CubicSpline
+    from scipy.special import hyp1f1
 
     t, p = errors.times("t", t), errors.array("p", p, (np.size(t),))
-    if (np.diff(t) <= 0).any():
-        raise DynamicsError("t must increase.")
-    shift = np.exp(errors.number("beta", beta, low=0) * (t - t[0]))
-    area = cumulative_simpson(p * shift, x=t, initial=0)
-    return np.asarray((p[0] * start + beta * area) / (p * shift), dtype=np.float64)
+    if len(t) < 2 or (np.diff(t) <= 0).any():
+        raise DynamicsError("t must hold two times or more, and increase.")
+    if (p == 0).any():
+        raise DynamicsError("p must not be 0: tau is a share of it.")
+    step, start = np.diff(t), errors.number("start", start)
+    z = errors.number("beta", beta, low=0) * step
+    gained = np.zeros(len(step))  # beta int p exp(-beta (end - t')) dt' over each step
+    for k, c in enumerate(CubicSpline(t, p).c[::-1]):  # int_0^1 x^k exp(-z (1 - x)) dx = 1F1(1; k + 2; -z) / (k + 1)
+        gained += z * c * step**k * hyp1f1(1, k + 2, -z) / (k + 1)
+    product = np.empty(len(t))  # p tau
+    product[0] = p[0] * start
+    for i, (kept, more) in enumerate(zip(np.exp(-z), gained, strict=True)):
+        product[i + 1] = product[i] * kept + more
+    return np.asarray(product / p, dtype=np.float64)
 
 
 _PS = Layout((("p", ()), ("s", ())))

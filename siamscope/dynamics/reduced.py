@@ -17,6 +17,7 @@ import numpy as np
 
 from siamscope.dynamics import errors
 from siamscope.dynamics.errors import Float, Rate, per_row
+from siamscope.dynamics.errors import transposed as _t
 from siamscope.dynamics.modes import Tau
 from siamscope.dynamics.systems import Layout, System
 
@@ -131,7 +132,3 @@ class ReducedFlow(System):
         """-(1 + sigma2) / 2 [W_p, [W_p, F]], see `balance`."""
         w_p, inner = self.layout.unpack(y)["W_p"], -self.commutator(y)
         return np.asarray(-(1 + per_row(self.sigma2, 2)) / 2 * (w_p @ inner - inner @ w_p))
-
-
-def _t(a: Float) -> Float:
-    return np.swapaxes(a, -1, -2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from siamscope.dynamics import errors
 from siamscope.dynamics.directset import SetFlow, SetRule, apply_rule
 from siamscope.dynamics.errors import DynamicsError, Float
-from siamscope.dynamics.matrix import MatrixFlow, Predictor, Target, least_squares
+from siamscope.dynamics.errors import transposed as _t
+from siamscope.dynamics.matrix import MatrixFlow, Predictor, Target, least_squares, subspace
 
 Decay = Literal["coupled", "per step"]
 
@@ -193,6 +194,21 @@ class LinearSGD:
         return _root(self.x), _root(self.x_noise)
 
 
+def train_on_subspace(
+    w: Float, rank: int, sigma2: float, steps: int, seeds: Sequence[int], w_p: Float | None = None, **options: Any
+) -> Trained:
+    """Train W from (d, d), or (seeds, d, d), on d features of which `rank` have no noise: see `subspace`.
+
+    w_p: the start of a predictor that is trained; None: sqrt(alpha_p) I. options: of `LinearSGD`; here lr is 0.02.
+    """
+    d = np.shape(w)[-1]
+    run = LinearSGD(*subspace(d, rank, sigma2), d, **({"lr": 0.02} | options))
+    start = {"W": w}
+    if run.predictor == "trained":
+        start["W_p"] = np.eye(d) * np.sqrt(run.alpha_p) if w_p is None else w_p
+    return run.train(start, steps, seeds=list(seeds))
+
+
 class _Run:
     """Weights under training, (seeds, n2, .)."""
 
@@ -290,7 +306,3 @@ def _root(matrix: Float) -> Float:
     values, vectors = np.linalg.eigh(matrix)
     real = values > 1e-12 * max(float(values[-1]), 0.0)
     return np.asarray(vectors[:, real] * np.sqrt(values[real]), dtype=np.float64)
-
-
-def _t(a: Float) -> Float:
-    return np.swapaxes(a, -1, -2)

@@ -107,7 +107,10 @@ def solve(
             the times it has reached and its end. "steps" keeps up to 5e7 numbers; then it ends with "too many steps".
         solver: default `Adaptive()`.
         stop: ends the trajectory at the first step after which it holds; also looked at before the first step.
-        max_steps: budget; `limit`: the size of an entry of the state that counts as diverged.
+        max_steps: budget. A stiff flow with an explicit method, the default among them, spends all of it before it
+            ends with "too many steps": the default is some ten seconds for a mode. Give less, or a solver for stiff
+            flows.
+        limit: the size of an entry of the state that counts as diverged.
 
     Raises:
         DynamicsError: bad arguments. Stiff or diverging flows are no error: see `Solution.status`.

@@ -54,19 +54,20 @@ def survivors(predictor: Predictor, eta: Sequence[float], sigma2: Sequence[float
     """Simulate each feature under each weight decay from w = delta, with W_p as its rule says (trained: delta).
 
     Raises:
-        DynamicsError: a negative or non-finite rate, a start of 0, too many features.
+        DynamicsError: an unknown predictor, a negative or non-finite rate, a start of 0, too many features.
     """
-    rates, noise = (np.asarray(values, dtype=np.float64) for values in (eta, sigma2))
-    if not len(rates) or not len(noise) or len(rates) * len(noise) > MOST_FEATURES:
+    _check(predictor)
+    rates, noise = _vector("eta", eta), _vector("sigma2", sigma2)
+    if len(rates) * len(noise) > MOST_FEATURES:
         raise DynamicsError(f"give eta and sigma2, together at most {MOST_FEATURES:,} pairs.")
     errors.number("delta", delta, low=0, above=True)
-    limit = largest_decay(errors.array("sigma2", noise, ()))
     if (rates <= 0).any() or (noise < 0).any():
         worst = f"eta of {rates.min():g}, sigma2 of {noise.min():g}"
         raise DynamicsError(f"eta must be above 0 and sigma2 at least 0; the smallest are {worst}.")
+    limit = largest_decay(noise)
     near = np.abs(rates[:, None] / limit - 1) < _MARGIN
     expected = np.where(near, -1, rates[:, None] < limit).astype(np.int8)
-    size = _trained(rates, noise, delta) if predictor == "trained" else _set(predictor, rates, noise, delta)
+    size = _trained(rates, noise, delta) if isinstance(predictor, str) else _set(predictor, rates, noise, delta)
     lives = np.where(near | np.isnan(size), -1, size > _LIVES).astype(np.int8)
     return Survivors(predictor, rates, noise, lives, expected, size)
 
@@ -79,8 +80,8 @@ def _trained(eta: Float, sigma2: Float, delta: float) -> Float:
     return np.where(run.is_("stopped"), np.sqrt(run["s"]), np.nan).reshape(len(eta), len(sigma2))
 
 
-def _set(power: Predictor, eta: Float, sigma2: Float, delta: float) -> Float:
-    rule, start = SetRule(float(power), boost="plain"), np.full(len(sigma2), delta**2)
+def _set(power: float, eta: Float, sigma2: Float, delta: float) -> Float:
+    rule, start = SetRule(power, boost="plain"), np.full(len(sigma2), delta**2)
     solver, rows = Adaptive("LSODA", rtol=1e-8, atol=1e-14), []
     for rate in eta:
         modes = SetModes(len(sigma2), eta=float(rate), sigma2=sigma2, rule=rule)
@@ -110,10 +111,15 @@ class Spectrum:
 def expected_size(predictor: Predictor, eta: float, sigma2: Float) -> Float:
     """Where |W e_j| ends from a large start: u_+^(1 / 2 alpha), u_+ the larger root of (1 + sigma2) u^2 - u + eta = 0.
 
-    u_+ itself for a trained predictor of alpha_p = 1, as for power 1/2; 0 above the threshold.
+    u_+ itself for a trained predictor of alpha_p = 1, as for power 1/2; 0 above the threshold. sigma2 (F,) -> (F,).
+
+    Raises:
+        DynamicsError: an unknown predictor, a negative or non-finite rate.
     """
+    _check(predictor)
     power = 0.5 if isinstance(predictor, str) else predictor
-    return np.nan_to_num(Modes(eta=eta, sigma2=sigma2).roots()[1] ** (1 / (2 * power)), nan=0.0)
+    rate = errors.number("eta", eta, low=0)
+    return np.nan_to_num(Modes(eta=rate, sigma2=sigma2).roots()[1] ** (1 / (2 * power)), nan=0.0)
 
 
 def spectrum(
@@ -122,18 +128,22 @@ def spectrum(
     """Train W (d, d) on X = I, X' = diag(sigma2) from delta times a random rotation to t = `end`.
 
     A predictor that is trained starts as delta I. Expected: `expected_size`.
+
+    Raises:
+        DynamicsError: an unknown predictor, a negative or non-finite rate, more than 64 features, seed below 0.
     """
-    noise = errors.array("sigma2", np.asarray(sigma2, dtype=np.float64), ())
-    if noise.ndim != 1 or not 1 <= len(noise) <= 64:
-        raise DynamicsError("sigma2 must hold 1 to 64 numbers, one for each feature.")
-    d = len(noise)
-    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]
+    _check(predictor)
+    noise = _vector("sigma2", sigma2)
+    if len(noise) > 64:
+        raise DynamicsError(f"sigma2 must hold 1 to 64 numbers, one for each feature; it has {len(noise)}.")
+    d, eta = len(noise), errors.number("eta", eta, low=0)
+    turn = np.linalg.qr(np.random.default_rng(errors.whole("seed", seed, low=0)).standard_normal((d, d)))[0]
     w = errors.number("delta", delta, low=0, above=True) * turn
-    if predictor == "trained":
+    if isinstance(predictor, str):
         flow: MatrixFlow | SetFlow = MatrixFlow(np.eye(d), np.diag(noise), d, eta=eta, target="online")
         start = {"W": w[None], "W_p": delta * np.eye(d)[None]}
     else:
-        flow = SetFlow(np.eye(d), np.diag(noise), d, eta=eta, rule=SetRule(float(predictor), boost="plain"))
+        flow = SetFlow(np.eye(d), np.diag(noise), d, eta=eta, rule=SetRule(predictor, boost="plain"))
         start = {"W": w[None]}
     run = solve_many(flow, start, errors.number("end", end, low=0, above=True), rtol=1e-8, atol=1e-12)
     size = np.linalg.norm(run["W"][0], axis=0)
@@ -152,9 +162,25 @@ class StartSizes:
 def start_sizes(eta: float, sigma2: float, power: float, delta: Sequence[float]) -> StartSizes:
     """DirectSet(power) from each delta; the theorem says `theorem.scale` above `theorem.threshold`, else 0."""
     theorem = SubspaceTheorem(eta, sigma2, power)
-    sizes = np.asarray(delta, dtype=np.float64)
-    if sizes.ndim != 1 or not len(sizes) or not np.isfinite(sizes).all() or (sizes <= 0).any():
-        raise DynamicsError("delta must hold finite numbers above 0.")
+    sizes = _vector("delta", delta)
+    if (sizes <= 0).any():
+        raise DynamicsError(f"delta must be above 0; it is {sizes.min():g}.")
     modes = SetModes(1, eta=eta, rule=SetRule(power, boost="plain"))
     run = solve_many(modes, sizes[:, None] ** 2, 1e4, stop=Steady(1e-8, 1e-14), atol=1e-14)
     return StartSizes(theorem, sizes, np.sqrt(np.maximum(run.y[:, 0], 0)))
+
+
+def _check(predictor: object) -> None:
+    """Raise unless it is a `Predictor`."""
+    if isinstance(predictor, str):
+        errors.choice("predictor", predictor, ("trained",))
+    else:
+        errors.number("predictor (the power of DirectSet, or 'trained')", predictor, low=0, above=True)
+
+
+def _vector(name: str, values: object) -> Float:
+    """(n,) finite numbers, n at least 1."""
+    out = errors.array(name, values, ())
+    if out.ndim != 1 or not len(out):
+        raise DynamicsError(f"{name} must hold one number or more, in one row; it has shape {out.shape}.")
+    return out

@@ -169,10 +169,15 @@ CALLS = {
     "subspace: dimension": lambda bad: subspace(bad, 1, 0.1),
     "hessian": lambda bad: hessian(bad, EYE, EYE),
     "hessian: x": lambda bad: hessian(EYE, bad, EYE),
+    "hessian: x_noise": lambda bad: hessian(EYE, EYE, bad),
     "objective": lambda bad: objective(EYE, EYE, EYE, bad, EYE),
-    "objective: w": lambda bad: objective(bad, EYE, EYE, EYE, EYE) if _small(bad) else subspace(2, 1, np.nan),
+    "objective: w": lambda bad: objective(bad, EYE, EYE, EYE, EYE),
+    "objective: w_p": lambda bad: objective(EYE, bad, EYE, EYE, EYE),
     "gradients": lambda bad: gradients(EYE, EYE, EYE, EYE, bad),
+    "gradients: w_p": lambda bad: gradients(EYE, bad, EYE, EYE, EYE),
+    "gradients: w_a": lambda bad: gradients(EYE, EYE, bad, EYE, EYE),
     "optimal_predictor": lambda bad: optimal_predictor(EYE, EYE, bad, EYE),
+    "optimal_predictor: w": lambda bad: optimal_predictor(bad, EYE, EYE, EYE),
     "largest_decay": lambda bad: largest_decay(0.1, tau=bad),
     "largest_noise": lambda bad: largest_noise(0.1, tau=bad),
     "fixed_points": lambda bad: fixed_points(bad, EYE, [0]),
@@ -184,17 +189,17 @@ CALLS = {
     "separatrix: an end": lambda bad: separatrix(Modes(eta=0.04), (0, 1), (0, bad)),
     "ema_share": lambda bad: ema_share(np.arange(3.0), np.ones(3), bad),
     "ema_share: p": lambda bad: ema_share(np.arange(3.0), bad, 0.1),
+    "ema_share: t": lambda bad: ema_share(bad, np.ones(3), 0.1),
+    "ema_share: start": lambda bad: ema_share(np.arange(3.0), np.ones(3), 0.1, bad),
 }
 
-
-def _small(bad):
-    """Shapes of weights are checked, and not their entries: NaN in, NaN out."""
-    return np.ndim(bad) < 2
+WEIGHTS = ("objective: w", "objective: w_p", "gradients: w_p", "gradients: w_a", "optimal_predictor: w")
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_no_question_takes_nonsense(call):
     fine = {"solve: limit": "too large an integer", "many: limit": "too large an integer"}
+    fine |= dict.fromkeys(WEIGHTS, "three axes")  # a batch
     for what, value in NONSENSE.items():
         if fine.get(call) == what:
             continue

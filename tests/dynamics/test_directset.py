@@ -28,6 +28,7 @@ from siamscope.dynamics import (
 )
 
 FINE = Adaptive(rtol=1e-10, atol=1e-12)
+NUMBERS = {"alpha_p": 1.7, "eta": 0.06, "eta_p": 0.11, "signal": 0.6, "sigma2": 0.3}
 
 
 def end(system, parts, t1=3000.0):
@@ -293,3 +294,34 @@ def test_bad_input_is_named(make, word):
 def test_nan_in_nan_out():
     flow = SetFlow(np.eye(2), np.eye(2), 2)
     assert np.isnan(flow.rhs(0.0, np.full(4, np.nan))).all()
+
+
+@pytest.mark.parametrize("target", ["ema", "online"])
+@pytest.mark.parametrize("predictor", [True, False])
+def test_the_scalar_network_is_the_matrix_flow_of_width_1(target, predictor):
+    """In both decays and every other rate."""
+    kind = "trained" if predictor else "none"
+    matrix = MatrixFlow([[0.6]], [[0.3]], 1, 1.7, 0.06, 0.4, 0.11, target=target, predictor=kind)
+    scalar = ScalarNetwork(beta=0.4, target=target, predictor=predictor, **NUMBERS)
+    names = {"W_p": "w_p", "W": "w", "W_a": "w_a"}
+    for values in np.random.default_rng(0).uniform(-1, 1, (5, 3)):
+        parts = dict(zip(names, values, strict=True))
+        y = matrix.start({name: [[parts[name]]] for name in matrix.layout.names})
+        want = matrix.layout.unpack(matrix.rhs(0.0, y))
+        mine = scalar.start({name: parts[old] for old, name in names.items() if name in scalar.layout.names})
+        got = scalar.layout.unpack(scalar.rhs(0.0, mine))
+        assert {names[old] for old in want} == set(got)
+        for old, part in want.items():
+            assert float(got[names[old]]) == pytest.approx(part[0, 0], rel=1e-12)
+
+
+def test_a_frozen_target_in_closed_form():
+    """Without predictor w goes to signal w_a / (total + eta) at that rate; where nothing is seen both weights decay."""
+    flow = ScalarNetwork(target="frozen", frozen=0.8, predictor=False, **NUMBERS)
+    rest, rate = 0.6 * 0.8 / (0.9 + 0.06), 0.9 + 0.06
+    w = end(flow, {"w": 2.0}, 3.0)["w"]
+    assert w == pytest.approx(rest + (2.0 - rest) * np.exp(-3 * rate), abs=1e-9)
+    dead = end(ScalarNetwork(target="frozen", frozen=0.0, **NUMBERS), {"w_p": 0.0, "w": 0.5}, 10.0)
+    assert dead["w"] == pytest.approx(0.5 * np.exp(-0.6), rel=1e-9) and dead["w_p"] == 0
+    dead = end(ScalarNetwork(target="frozen", frozen=0.0, **NUMBERS), {"w_p": 0.5, "w": 0.0}, 10.0)
+    assert dead["w_p"] == pytest.approx(0.5 * np.exp(-1.1), rel=1e-9) and dead["w"] == 0

@@ -184,7 +184,7 @@ def test_without_predictor(stop):
 
 
 def test_optimal_predictor_keeps_the_weights_from_growing():
-    """A13: W W^T = exp(-2 eta t) W0 W0^T; without decay tr W_p goes to the sum of the largest eigenvalues."""
+    """A13: W W^T = exp(-2 eta t) W0 W0^T; without decay tr W_p goes from this start to the largest eigenvalues' sum."""
     for seed, (n1, n2) in enumerate([(6, 3), (5, 2), (7, 4), (4, 2), (5, 3)]):
         rng = np.random.default_rng(seed)
         flow, path = run(rng, n1, n2, 15.0, predictor="optimal", eta=0.04, beta=0.7)
@@ -194,6 +194,39 @@ def test_optimal_predictor_keeps_the_weights_from_growing():
     best = np.sort(np.linalg.eigvals(flow.x @ np.linalg.inv(flow.moment)).real)[-3:].sum()
     assert np.trace(flow.predictor_at(path.y[-1])) == pytest.approx(best, rel=1e-3)
     assert np.trace(flow.predictor_at(path.y[0])) < best - 0.1
+
+
+def test_the_trace_of_an_optimal_predictor_cannot_fall_for_white_data_and_weights():
+    """X = I, W W^T = c I: d/dt tr W_p = 2 c |N^-1 G|^2, N = W (X + X') W^T; with W W^T of another shape it can fall."""
+    rng = np.random.default_rng(13)
+    fell = []
+    for shape in (np.eye(3), np.diag([1.0, 0.3, 0.1])):
+        for _ in range(5):
+            noise = data(rng, 6, 1.0)[1]
+            flow = MatrixFlow(np.eye(6), noise, 3, predictor="optimal", target="online")
+            w = shape @ np.linalg.qr(rng.standard_normal((6, 6)))[0][:3]
+            path = solve(flow, {"W": w}, 50.0, solver=FINE)
+            fell.append(np.diff(np.trace(flow.predictor_at(path.y), axis1=1, axis2=2)).min())
+    assert min(fell[:5]) > -1e-9 and min(fell[5:]) < -1e-6
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_a_rest_of_smaller_trace_may_attract(isotropic):
+    """A13: for other W, tr W_p need not go to the largest sum; exactly if |W_p|^2 > m tr W_p at a rest of two modes
+    below m."""
+    rng, m = np.random.default_rng(14), np.array([0.9, 0.65, 0.3, 0.1])
+    u = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    a = u / np.sqrt(m) if isotropic else u * [0.6, 1.4, 0.9, 1.1] @ np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    x, noise = (a * m) @ a.T, (a * (1 - m)) @ a.T
+    flow = MatrixFlow((x + x.T) / 2, (noise + noise.T) / 2, 2, predictor="optimal", target="online")
+    assert not isotropic or np.allclose(x, np.eye(4))
+    edge = np.sqrt(0.9 * 0.95 - 0.65**2 - 0.3**2) / 0.35
+    for share, trace in ((0.8, 0.9 + 0.65), (1.2, 0.65 + 0.3)):
+        rest = np.array([[1.0, share * edge], [0.0, 1.0]]) @ np.linalg.inv(a)[1:3]
+        assert np.abs(flow.rhs(0.0, rest.ravel())).max() < 1e-12
+        near = rest + 1e-3 * rng.standard_normal(rest.shape)
+        end = solve(flow, {"W": near}, 2000.0, save="ends", solver=Adaptive("LSODA", 1e-9, 1e-12)).y[-1]
+        assert np.trace(flow.predictor_at(end)) == pytest.approx(trace, abs=1e-3)
 
 
 def test_a_batch_of_states_is_the_states_one_by_one():

@@ -123,6 +123,23 @@ def test_exact_criterion_without_decay():
     assert (lives & ~sufficient).sum() >= 10 and not (sufficient & ~lives).any()
 
 
+def test_exact_criterion_at_its_edge():
+    """-alpha_p c within 1 % of p*^2, on both sides: a p*^2 that is 1 % off is wrong of half of them."""
+    rng = np.random.default_rng(9)
+    n = 200
+    modes = Modes(alpha_p=rng.uniform(0.1, 10, n), sigma2=rng.uniform(0, 2, n), tau=rng.uniform(0.2, 1.5, n))
+    square = (modes.tau / (1 + modes.sigma2)) ** 2
+    below = np.arange(n) % 2 == 0
+    share = np.where(below, -1, 1) * rng.uniform(2e-3, 1e-2, n) + 1
+    p0 = np.sqrt(square) * rng.uniform(1.1, 3, n)
+    s0 = (p0**2 - share * square) / modes.alpha_p
+    assert np.array_equal(modes.learns_without_decay(p0, s0), below)
+    ends = solve_many(modes, {"p": p0, "s": s0}, 1e7, rtol=1e-9, atol=1e-13, stop=Steady(1e-9, 1e-13))
+    assert np.array_equal(ends["s"] > 1e-3 * square / modes.alpha_p, below) and ends.count("stopped") == n
+    p, s = modes.limit_without_decay(p0, s0)
+    assert np.abs(ends["s"] - s).max() < 1e-6 and np.abs(ends["p"] - p).max() < 1e-4
+
+
 def test_larger_alpha_p_shrinks_the_basin_of_collapse():
     """A10, observation 1: 0.194, 0.075, 0.025, 0.013 for alpha_p = 0.25, 1, 4, 16; two ways to tell."""
     p, s = (a.ravel() for a in np.meshgrid(np.linspace(-0.5, 1, 16), np.linspace(0.01, 0.5, 10)))
@@ -243,6 +260,16 @@ def test_tau_in_closed_form():
         gap = np.abs(ema_share(path.t, path["p"], beta, start) - path["tau"])
         assert gap.max() < 1e-5
         assert np.abs(ema_share(path.t, path["p"], 2 * beta, start) - path["tau"]).max() > 1e-2
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 3.0, 50.0])
+def test_tau_over_a_long_time(beta):
+    """Exponents of beta t in the thousands, and steps of many times 1 / beta; p constant, and p falling."""
+    t = np.concatenate([np.linspace(0, 10, 101), np.geomspace(11, 4000, 60)])
+    fall, gone = 0.001, np.exp(-beta * t)
+    np.testing.assert_allclose(ema_share(t, np.full(len(t), 0.7), beta, 0.3), 1 - 0.7 * gone, rtol=1e-12)
+    limit, gone = beta / (beta - fall), np.exp(-(beta - fall) * t)
+    assert np.abs(ema_share(t, np.exp(-fall * t), beta, 0.3) / (limit * (1 - gone) + 0.3 * gone) - 1).max() < 1e-4
 
 
 def test_tau_of_a_mode_that_collapses():

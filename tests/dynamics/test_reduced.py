@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from siamscope.dynamics import Adaptive, DynamicsError, MatrixFlow, Modes, ReducedFlow, solve, solve_many, subspace
+from siamscope.dynamics import (
+    Adaptive,
+    DynamicsError,
+    EMAModes,
+    MatrixFlow,
+    Modes,
+    ReducedFlow,
+    solve,
+    solve_many,
+    subspace,
+)
 
 FINE = Adaptive(rtol=1e-11, atol=1e-13)
 CONFIGS = [
@@ -145,6 +155,40 @@ def test_aligned_matrices_are_modes():
     np.testing.assert_allclose(move["F"], (u * rates[:, 1]) @ u.T, atol=1e-12)
     k = flow.k(0.0, flow.layout.pack({"F": f, "W_p": w_p}))
     np.testing.assert_allclose(np.diag(u.T @ k @ u), modes.aligned_k(p, s), atol=1e-12)
+
+
+def test_k_on_a_diagonal_state_with_unequal_decay():
+    """Its eigenvalues are each mode's `aligned_k`; the two decays exchanged would give others."""
+    rng = np.random.default_rng(5)
+    p, s = rng.uniform(0.1, 1, (2, 4))
+    for eta, eta_p in ((0.02, 0.11), (0.2, 0.0)):
+        flow = ReducedFlow(4, alpha_p=1.7, eta=eta, eta_p=eta_p, sigma2=0.3, tau=0.8)
+        k = flow.k(0.0, flow.layout.pack({"F": np.diag(s), "W_p": np.diag(p)}))
+        modes = Modes(1.7, eta, 0.3, 0.8, eta_p)
+        np.testing.assert_allclose(np.linalg.eigvalsh(k), np.sort(modes.aligned_k(p, s)), atol=1e-13)
+        swapped = Modes(1.7, eta_p, 0.3, 0.8, eta)
+        assert np.abs(np.linalg.eigvalsh(k) - np.sort(swapped.aligned_k(p, s))).min() > 0.04
+
+
+def test_tau_of_the_trace_is_that_of_a_mode():
+    """Width 1: F, W_p, tau are s, p, tau of eq. (13). Equal modes: the same; others: their mean, weighted by s."""
+    rng = np.random.default_rng(6)
+    options = {"alpha_p": 1.6, "eta": 0.07, "sigma2": 0.2, "beta": 0.4, "eta_p": 0.03}
+    for width, equal in ((1, True), (4, True), (4, False)):
+        u = np.linalg.qr(rng.standard_normal((width, width)))[0]
+        p, s = rng.uniform(0.2, 1, (2, 1 if equal else width)) * np.ones(width)
+        f, w_p = (u * s) @ u.T, (u * p) @ u.T
+        start = {"F": (f + f.T) / 2, "W_p": (w_p + w_p.T) / 2, "tau": 0.3}
+        flow = ReducedFlow(width, tau="ema", **options)
+        got = flow.rhs(0.0, flow.start(start))[-1]
+        each = EMAModes(**options).rhs(0.0, np.stack([p, s, np.full(width, 0.3)], 1))
+        assert got == pytest.approx((s * each[:, 2]).sum() / s.sum(), rel=1e-12)
+        assert abs(each[0, 2] - 0.4 * 0.7) > 0.02  # the term of growth is not small here
+        if equal:
+            mode = solve(EMAModes(**options), {"p": p[0], "s": s[0], "tau": 0.3}, 20.0, save="ends", solver=FINE)
+            whole = solve(flow, start, 20.0, save="ends", solver=FINE)
+            assert whole.final["tau"] == pytest.approx(mode.final["tau"], abs=1e-8)
+            np.testing.assert_allclose(np.diag(u.T @ whole.final["F"] @ u), mode.final["s"], atol=1e-8)
 
 
 def test_each_trajectory_may_have_rates_of_its_own():

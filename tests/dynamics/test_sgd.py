@@ -142,6 +142,24 @@ def test_a_momentum_target_is_not_the_online_weights():
     assert np.linalg.norm(got.w_a[-1, 0] - ends["ema"]["W_a"]) < 0.05 * np.linalg.norm(ends["ema"]["W_a"])
 
 
+def test_the_target_is_the_average_of_the_weights_it_has_seen():
+    """W_a(n) = g^n W_a(0) + (1 - g) sum g^(n - k) W(k), of the weights after each step; without data in closed form."""
+    g, steps = 0.9, 7
+    rng = np.random.default_rng(2)
+    run = LinearSGD(X, NOISE, 3, lr=0.02, weight_decay=0.1, target="ema", ema=g)
+    start = {"W": 0.3 * rng.standard_normal((3, WIDTH)), "W_p": np.eye(3), "W_a": rng.standard_normal((3, WIDTH))}
+    out = run.train(start, steps, every=1)
+    share = (1 - g) * g ** np.arange(steps - 1, -1, -1)
+    want = g**steps * start["W_a"] + np.tensordot(share, out.w[1:, 0], 1)
+    np.testing.assert_allclose(out.w_a[-1, 0], want, rtol=1e-12, atol=1e-14)
+    assert np.abs(out.w[-1] - out.w[0]).max() > 0.1
+
+    nothing, kept = np.zeros((1, 1)), 1 - 0.1 * 0.3
+    run = LinearSGD(nothing, nothing, 1, lr=0.1, weight_decay=0.3, predictor="none", target="ema", ema=g)
+    last = run.train({"W": [[2.0]], "W_a": [[-1.0]]}, steps).w_a[-1, 0, 0, 0]
+    assert last == pytest.approx(-(g**steps) + 2 * (1 - g) * kept * (kept**steps - g**steps) / (kept - g), rel=1e-12)
+
+
 def test_the_optimal_predictor_of_a_batch_is_least_squares():
     """rho = 0: no step has a gradient along W, so that W W^T stays (A13), up to the step; with a lagging F it grows."""
     w = np.random.default_rng(3).standard_normal((3, WIDTH)) / 3

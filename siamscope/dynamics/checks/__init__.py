@@ -31,6 +31,6 @@ def run(only: str = "*", *, seed: int = 0, configurations: int = 5) -> list[Row]
     Each has its own stream of random numbers from `seed`: what is left out changes nothing for the rest.
 
     Raises:
-        DynamicsError: nothing matches, seed below 0, configurations below 1.
+        DynamicsError: nothing matches, `only` is no text, seed below 0, configurations below 1.
     """
     return run_all(EXPERIMENTS, only, seed, configurations)

@@ -34,7 +34,7 @@ def _mismatch(flow: ReducedFlow, at: float, y: Float, extra: float = 0.0) -> flo
 
 @experiment(
     Claim("A5", "theorem 3: dL/dt = -L K - K L for L = [F, W_p], any tau(t), relative (9)", 1e-6),
-    Claim("A5.bound", "|L(t)| <= |L(0)| exp(-2 int lambda_min(K)): largest excess", 1e-4),
+    Claim("A5.bound", "|L(t)| <= |L(0)| exp(-2 int lambda_min(K)): largest excess", 1e-6),
     Claim("A5.signed", "|L(t)| <= |L(0)| exp(-2 t inf lambda_min(K)): largest excess (10)", 1e-6),
 )
 def theorem_3(rng: Rng) -> Sequence[float]:

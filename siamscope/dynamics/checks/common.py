@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from siamscope.dynamics.errors import DynamicsError, Float
+from siamscope.dynamics.errors import DynamicsError, Float, transposed
 from siamscope.dynamics.solution import Solution
 from siamscope.dynamics.solve import Adaptive, Euler, Save, Start, solve
 from siamscope.dynamics.systems import System
@@ -15,6 +15,7 @@ from siamscope.dynamics.systems import System
 Rng = np.random.Generator
 FINE = Adaptive(rtol=1e-11, atol=1e-13)
 STIFF = Adaptive("LSODA", 1e-10, 1e-12)
+t = transposed
 
 
 def widths(rng: Rng) -> tuple[int, int]:
@@ -70,11 +71,6 @@ def differences(function: Callable[[Float], Float], at: Float, step: float = 1e-
         move[i] = step
         out[i] = (function(at + move) - function(at - move)) / (2 * step)
     return out
-
-
-def t(a: Float) -> Float:
-    """Transpose of the last two axes."""
-    return np.swapaxes(a, -1, -2)
 
 
 def size(a: Float) -> Float:

@@ -108,11 +108,20 @@ def basins(rng: Rng) -> Sequence[float]:
     Claim("A10.limit", "eta = 0: s ends at s(0) + (p*^2 - p(0)^2) / alpha_p", 1e-4),
 )
 def without_decay(rng: Rng) -> Sequence[float]:
-    n = 400
+    n = 800
     modes = Modes(alpha_p=rng.uniform(0.1, 10, n), sigma2=rng.uniform(0, 2, n), tau=rng.uniform(0.2, 1.5, n))
     p0, s0 = rng.uniform(-1.5, 1.5, n), rng.uniform(0.01, 1.0, n)
-    ends = _rest(solve_many(modes, {"p": p0, "s": s0}, 1e5, rtol=1e-8, atol=1e-11, stop=Steady(1e-8, 1e-11)))
-    lives, learns = ends["s"] > 1e-5, modes.learns_without_decay(p0, s0)
+    square = np.square(np.asarray(modes.constant_tau) / modes.total)
+    # a quarter of the draws starts within 1 % of the edge, -alpha_p c = p*^2, on both sides of it
+    edge = np.arange(n) % 4 == 0
+    share = 1 + rng.choice([-1.0, 1.0], n) * rng.uniform(3e-3, 1e-2, n)
+    p0 = np.where(edge, np.sqrt(square) * rng.uniform(1.1, 3, n), p0)
+    s0 = np.where(edge, (p0**2 - share * square) / modes.alpha_p, s0)
+    clear = np.abs(-modes.alpha_p * modes.excess(p0, s0) / square - 1) > 2e-3  # on it, rest is never reached
+    rows = np.flatnonzero(clear)[:400]
+    modes, p0, s0, square = modes.take(rows), p0[rows], s0[rows], square[rows]
+    ends = _rest(solve_many(modes, {"p": p0, "s": s0}, 1e7, rtol=1e-9, atol=1e-13, stop=Steady(1e-9, 1e-13)))
+    lives, learns = ends["s"] > 1e-3 * square / modes.alpha_p, modes.learns_without_decay(p0, s0)
     enough = modes.excess(p0, s0) > 0
     limit = modes.limit_without_decay(p0, s0)[1]
     return (

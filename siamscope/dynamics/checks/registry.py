@@ -81,6 +81,8 @@ def run_all(experiments: Iterable[Experiment], only: str, seed: int, configurati
     """See `siamscope.dynamics.checks.run`."""
     errors.whole("seed", seed, low=0)
     errors.whole("configurations", configurations)
+    if not isinstance(only, str):
+        raise DynamicsError(f"only must be text, ids or patterns with commas between; it is {errors.shown(only)}.")
     patterns = [pattern.strip() for pattern in only.split(",")]
     rows = []
     for item in experiments:

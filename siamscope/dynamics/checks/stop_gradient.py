@@ -7,9 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import expm
 
-from siamscope.dynamics.checks.common import Rng, basis, data, differences, largest, path, size, t, weights, widths
+from siamscope.dynamics.checks.common import (
+    Rng,
+    basis,
+    data,
+    differences,
+    largest,
+    path,
+    size,
+    symmetrised,
+    t,
+    weights,
+    widths,
+)  # fmt: skip
 from siamscope.dynamics.checks.registry import Claim, Experiment, experiment
+from siamscope.dynamics.errors import Float
 from siamscope.dynamics.matrix import MatrixFlow, hessian, objective, subspace
+from siamscope.dynamics.solve import Adaptive
 
 
 @experiment(
@@ -94,19 +108,45 @@ def optimal(rng: Rng) -> Sequence[float]:
     return [largest(gram - np.exp(-2 * flow.eta * run.t)[:, None, None] * gram[0])]
 
 
+def _optimal_trace(flow: MatrixFlow, w: Float) -> float:
+    """tr W_p at the end over the sum of the largest eigenvalues of X (X + X')^-1."""
+    end = path(flow, {"W": w}, 2000.0, "ends", Adaptive("LSODA", 1e-9, 1e-11)).y[-1]
+    best = np.sort(np.linalg.eigvals(flow.x @ np.linalg.inv(flow.moment)).real)[-flow.width :].sum()
+    return float(np.trace(flow.predictor_at(end)) / best)
+
+
 @experiment(
-    Claim("A13.trace", "eta = 0: tr W_p goes to the sum of the top eigenvalues of X (X + X')^-1 (relative)", 1e-3),
+    Claim(
+        "A13.trace", "X = I, W W^T = c I, eta = 0: tr W_p goes to the sum of the top eigenvalues of X (X + X')^-1", 1e-3
+    ),
 )
 def optimal_trace(rng: Rng) -> Sequence[float]:
-    # eigenvalues well apart: the flow turns towards them at a rate of their differences
-    u = basis(rng, 5)
-    noise = (u / np.array([0.9, 0.8, 0.5, 0.35, 0.2]) - u) @ u.T
-    flow = MatrixFlow(np.eye(5), (noise + noise.T) / 2, 2, predictor="optimal", target="online")
-    w = rng.uniform(0.5, 1, (2, 1)) * basis(rng, 5)[:2]  # an ill-conditioned W turns slowly
-    end = path(flow, {"W": w}, 400.0, "ends").y[-1]
-    return [abs(float(np.trace(flow.predictor_at(end))) / 1.7 - 1)]
+    # with N = W (X + X') W^T and S = W X W^T, d/dt tr W_p = 2 tr[G^T N^-2 S G]; S = c I here, so that it cannot fall
+    n1, n2 = int(rng.integers(4, 7)), int(rng.integers(2, 4))
+    m = np.concatenate([rng.uniform(0.6, 0.95, n2), rng.uniform(0.1, 0.4, n1 - n2)])  # apart: the flow's rate is m - m'
+    u = basis(rng, n1)
+    flow = MatrixFlow(np.eye(n1), symmetrised((u * (1 / m - 1)) @ u.T), n2, predictor="optimal", target="online")
+    return [abs(_optimal_trace(flow, rng.uniform(0.5, 1) * basis(rng, n1)[:n2]) - 1)]
+
+
+@experiment(
+    Claim("A13.rest", "for other X and W a rest with smaller tr W_p may attract: how far below it ends, relative", 0.1,
+          "negative control", above=True),
+)  # fmt: skip
+def lower_rest(rng: Rng) -> Sequence[float]:
+    # any X, X' are X = A diag(m) A^T, X + X' = A A^T; rows of A^-1 are the left eigenvectors of X (X + X')^-1. A rest
+    # W = R (two of them), W_p = R diag(d) R^-1, yields to a third one if W_p^T (m - W_p) has an eigenvalue above 0. For
+    # both d below m its determinant is positive, so that it has none if its trace, m tr W_p - |W_p|^2, is negative.
+    m = np.array([rng.uniform(low, high) for low, high in ((0.8, 0.95), (0.6, 0.7), (0.25, 0.35), (0.05, 0.15))])
+    a = (basis(rng, 4) * rng.uniform(0.5, 1.5, 4)) @ basis(rng, 4)
+    x, noise = symmetrised((a * m) @ a.T), symmetrised((a * (1 - m)) @ a.T)
+    top, d = m[0], m[1:3]
+    least = np.sqrt(top * d.sum() - np.square(d).sum()) / (d[0] - d[1])
+    w = np.array([[1, rng.uniform(1.3, 2) * least], [0, 1]]) @ np.linalg.inv(a)[1:3]
+    w += 1e-2 * size(w) * basis(rng, 4)[:2]
+    return [1 - _optimal_trace(MatrixFlow(x, noise, 2, predictor="optimal", target="online"), w)]
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    theorem_2, essential, no_predictor, quiet_directions, optimal, optimal_trace,
+    theorem_2, essential, no_predictor, quiet_directions, optimal, optimal_trace, lower_rest,
 )  # fmt: skip

@@ -25,6 +25,7 @@ from siamscope.dynamics.vectorised import solve_many
 
 TargetStart = Literal["zero", "copy", "random"]
 _COARSE, _FINE = 81, 161  # times; each costs a few steps of the solver at least
+_STEPS = 300  # between two of these times at most, so that a study ends within a minute or says why not
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +159,11 @@ def followings(
 def _run(flow: System, start: dict[str, Float], end: float, count: int) -> tuple[Float, Float]:
     """times (T,) and states (T, N, size)."""
     times = np.linspace(0.0, end, count)
-    run = solve_many(flow, start, end, times=times, rtol=1e-7, atol=1e-11, max_steps=20_000)
+    run = solve_many(flow, start, end, times=times, rtol=1e-7, atol=1e-11, max_steps=_STEPS)
     if run.path is None or run.count("done") < len(run.y):
-        raise DynamicsError(f"a trajectory did not reach t={end:g}: it is stiff, or it diverges; use smaller rates.")
+        raise DynamicsError(
+            f"a trajectory did not reach t={end:g}: it is stiff, or it diverges; use smaller rates, or end sooner."
+        )
     return times, run.path
 
 

@@ -123,7 +123,7 @@ def courses(
     network, start = scalar_start(p, s, tau, alpha_p=alpha_p, eta=eta, sigma2=sigma2, beta=beta)
     found = _paths(network, start, times)
     if found is None:
-        name, value = _largest(p, s, end, alpha_p=alpha_p, eta=eta, sigma2=sigma2, beta=beta)
+        name, value = _largest(p, s, end, tau=abs(tau), alpha_p=alpha_p, eta=eta, sigma2=sigma2, beta=beta)
         raise DynamicsError(f"a trajectory did not reach t={end:g}: too stiff. Make {name}={value:g} smaller.")
     w_p, w = found["w_p"], found["w"]
     known = np.abs(w) > _ROUNDING

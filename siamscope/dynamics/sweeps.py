@@ -27,6 +27,7 @@ PARAMETERS: tuple[Parameter, ...] = ("eta", "alpha_p", "sigma2", "beta", "tau")
 MOST_STARTS = 200_000
 """Starts times values of a sweep: beyond that it takes minutes."""
 _AT_ONCE = 50.0  # a beta above it is stiff
+_STEPS = 20_000  # of a trajectory; stiff ones need more, and are not known
 _GONE = 1e-6  # s of a mode at rest is p_+^2 / alpha_p or 0
 
 
@@ -150,13 +151,13 @@ class _Batch:
     def early(self, p: Float, s: Float, time: float) -> Float:
         """(V,) s at that time, from one point; NaN if it did not get there."""
         flow, start = self._flow(p, s)
-        run = solve_many(flow, start, time, rtol=1e-8, atol=1e-12, max_steps=100_000)
+        run = solve_many(flow, start, time, rtol=1e-8, atol=1e-12, max_steps=_STEPS)
         return np.where(run.is_("done"), _size(run), np.nan)
 
     def late(self, p: Float, s: Float) -> Float:
         """(V, N) s in the end, by integration until at rest; NaN if it was not seen to rest."""
         flow, start = self._flow(p, s)
-        run = solve_many(flow, start, 1e5, stop=Steady(1e-6, 1e-9), max_steps=50_000)
+        run = solve_many(flow, start, 1e5, stop=Steady(1e-6, 1e-9), max_steps=_STEPS)
         return np.where(run.is_("stopped") | run.is_("done"), _size(run), np.nan).reshape(-1, len(p))
 
     def _flow(self, p: Float, s: Float) -> tuple[System, dict[str, Float]]:

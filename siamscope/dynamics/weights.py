@@ -71,7 +71,9 @@ def balanced_run(network: ScalarNetwork, w: float = 0.9, w_a: float = 0.2, end: 
     alpha_p = 1."""
     _check(network)
     whole = _variant(network)
-    return solve(whole, {"w_p": _root(network) * w, "w": w, "w_a": w_a}, end, solver=Adaptive(rtol=1e-10, atol=1e-12))
+    return solve(
+        whole, {"w_p": _root(network) * w, "w": w, "w_a": w_a}, end, solver=Adaptive("LSODA", rtol=1e-10, atol=1e-12)
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class _Build:
         x, y = axis("w_range", self.span, self.grid[0]), axis("w_range", self.span, self.grid[1])
         moves = flow.rhs(0.0, state(np.stack(np.meshgrid(x, y), -1)))[..., -2:]
         line, parting = (np.empty((0, 2)) if c is None else inside(c, self.span, self.span) for c in (rest, edge))
-        stop, solver = Steady(1e-4, 1e-5), Adaptive(rtol=1e-8, atol=1e-10, max_step=0.5)
+        stop, solver = Steady(1e-4, 1e-5), Adaptive("LSODA", rtol=1e-8, atol=1e-10, max_step=0.5)
         runs = [solve(flow, state(start), 150.0, stop=stop, solver=solver) for start in self._circle()]
         paths = tuple(run.y[:, -2:] for run in runs)
         return WeightPlane(name, axes, x, y, moves[..., 0], moves[..., 1], tuple(points), line, parting, paths)

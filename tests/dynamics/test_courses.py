@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from siamscope.dynamics import Adaptive, DynamicsError, EMAModes, Modes, solve
+from siamscope.dynamics import Adaptive, DynamicsError, EMAModes, Modes, ScalarNetwork, solve
 from siamscope.dynamics import courses as room
+from siamscope.dynamics.alignment import Study, asymmetries
 from siamscope.dynamics.courses import courses
+from siamscope.dynamics.weights import balanced_run
 
 RADAU = Adaptive("Radau", rtol=1e-9, atol=1e-14)
 
@@ -54,6 +56,7 @@ def test_tau_is_a_gap_where_nothing_is_left():
     [
         ("beta=1e\\+300", 0.3, {"beta": 1e300}),
         ("eta=1e\\+300", 0.3, {"eta": 1e300}),
+        ("tau=1e\\+12", 0.3, {"tau": 1e12}),
         ("time=1e\\+300", 0.3, {"end": 1e300}),
         ("a start's p=1e\\+100", -1e100, {}),
     ],
@@ -61,3 +64,14 @@ def test_tau_is_a_gap_where_nothing_is_left():
 def test_what_is_too_stiff_is_named(words, p, options):
     with pytest.raises(DynamicsError, match=words):
         courses([p], [0.2], **({"eta": 0.04, "beta": 0.4} | options))
+
+
+def test_a_stiff_network_of_one_weight_a_layer_comes_to_its_rest():
+    """w_p = p* = signal / total = 0.5 and w = p* / sqrt(alpha_p), without weight decay."""
+    end = balanced_run(ScalarNetwork(alpha_p=1e8, signal=0.5, sigma2=0.5))
+    assert end.status == "done" and end.y[-1] == pytest.approx([0.5, 5e-5, 5e-5], rel=1e-5)
+
+
+def test_a_study_too_long_for_its_steps_says_so():
+    with pytest.raises(DynamicsError, match="end sooner"):
+        asymmetries(Study(width=2, seeds=1, end=1e7), (0.04,))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from siamscope.cli import run as cli
-from siamscope.dynamics import DynamicsError, Modes
+from siamscope.dynamics import DynamicsError, Modes, sweeps
 from siamscope.report.errors import ReportError
 from siamscope.workflow.dynamics import alignment, modes, portrait, sweep, threshold
 from siamscope.workflow.dynamics.figures import check_folder
@@ -107,7 +107,7 @@ def test_modes_show_p_plus_whatever_tau(tmp_path):
     assert "dead" not in modes.run(replace(options, alpha_p=1e6)).text  # s is small, but rests
 
 
-def test_sweep_words(tmp_path):
+def test_sweep_words(tmp_path, monkeypatch):
     """The limit is an upper one, but of tau a lower one; without one eta is named; one value is said once."""
 
     def said(**options):
@@ -119,6 +119,8 @@ def test_sweep_words(tmp_path):
     assert "collapse only beyond 11.5" in said(over=("sigma2",))
     alone = said(over=("eta",), values=(0.1,))
     assert alone.startswith("eta 0.1: ") and alone.count("% collapse at 0.1") == 1 and " and " not in alone
+    monkeypatch.setattr(sweeps, "_STEPS", 300)
+    assert said(over=("beta",), values=(0.4,), alpha_p=1e7).endswith("up to 100 % not known: too stiff or too slow")
 
 
 def test_sweep(tmp_path):

@@ -125,6 +125,8 @@ def _line(found: Sweep, base: Setting) -> str:
         text += ", in the end " + " and ".join(f"{found.late[i]:.3g}" for i in ends)
     else:
         text += "everything collapses"
+    lost = float(found.unknown.max())
+    text += f"; up to {100 * lost:.3g} % not known: too stiff or too slow" if lost else ""
     if limit is not None:
         return text + f"; collapse only {'below' if found.over == 'tau' else 'beyond'} {limit:.4g}"
     if len(some):

@@ -94,7 +94,8 @@ def joint_forecast(
         DynamicsError: matrices that are not positive semi-definite, or rates out of range.
     """
     check_rates(eta, alpha_p, eta_p)
-    x, total = errors.psd("x", data.x), errors.psd("x", data.x) + errors.psd("x_noise", data.x_noise)
+    x = errors.psd("x", data.x)
+    total = x + errors.psd("x_noise", data.x_noise)
     low, high, living = _rests(x, total, eta)
     if eta_p == 0 and eta > 0:  # the encoder's decay is not answered by the predictor: nothing rests
         low, high, living = low[:0], high[:0], living[:, :0]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from siamscope.dynamics.plane import FixedPoint
 
 # Okabe and Ito's colours, darkened where they would be pale on white. A meaning has one colour in all figures.
-INK, SOFT, RULE = "#1b1d21", "#5a616b", "#c9cdd3"
+INK, SOFT = "#1b1d21", "#5a616b"
 LEARN, COLLAPSE = "#0072b2", "#c8501e"
 BASIN = "#fae3d6"
 GREEN, PURPLE = "#00835f", "#a0468a"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import numpy as np
 from siamscope.dynamics.errors import Float
 from siamscope.dynamics.joint import InputModes
 from siamscope.dynamics.prediction import ModeForecast, NetworkModes
-from siamscope.files import write_atomically
-from siamscope.report.errors import ReportError
-from siamscope.report.figure import save_png
+from siamscope.report.dynamics_style import new_figure, save
 
 LIVES, DIES, MEASURED, QUIET = "#0072b2", "#c1440e", "#1b1d21", "#8a919c"
 PICTURES = 10
@@ -43,7 +40,7 @@ def linear(
     _course(time, *course)
     _match(match, expected.p_high, ends)
     _pictures(lower, data.basis @ directions, expected, course, data, shape)
-    _save(figure, out)
+    save(figure, out, "prediction")
 
 
 def _plane(axes: Any, expected: ModeForecast, trained: Float | None) -> None:
@@ -161,22 +158,10 @@ def deep(out: Path, title: str, moments: list[tuple[int, Float, ModeForecast, Fl
     match.set_title(f"mode by mode, step {moments[-1][0]}", fontsize=9, loc="left")
     for axes in (spectrum, noise):
         axes.legend(fontsize=7, frameon=False)
-    _save(figure, out)
+    save(figure, out, "prediction")
 
 
 def _figure(width: float, height: float, title: str) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(width, height)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
-
-
-def _save(figure: Any, out: Path) -> None:
-    save_png(figure, out / "prediction.png", 150)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    try:
-        write_atomically(out / "prediction.svg", lambda stream: stream.write(buffer.getbuffer()))
-    except OSError as error:
-        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from error

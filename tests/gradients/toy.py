@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from siamscope.gradients import compare, surrogate
 from siamscope.gradients.predictor import directpred_terms
-from siamscope.objectives import GradientTerms, Objective, create
+from siamscope.objectives import GradientTerms, Objective, ObjectiveError, create
 
 CLASSES, CONTENT, STYLE, PIXELS, FEATURES, WIDTH = 20, 16, 16, 64, 128, 64
 
@@ -81,7 +81,7 @@ class DirectPredForm(Objective):
         self.eps, self.rho, self.correlation = eps, rho, None
 
     def forward(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+        raise ObjectiveError("this gradient has no loss")
 
     def prepare(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> None:
         now = sum(t.T @ t for t in target) / (len(target) * len(target[0]))
@@ -102,7 +102,7 @@ class CentredForm(Objective):
         self.balance, self.centred = balance, centred
 
     def forward(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+        raise ObjectiveError("this gradient has no loss")
 
     def gradient_terms(self, online, target, view=0, *, shared=False) -> GradientTerms:
         u = online[view]

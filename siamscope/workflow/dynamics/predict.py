@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,20 +11,20 @@ from tyro.conf import Positional, arg
 
 from siamscope import options as shared
 from siamscope import recipe as recipes
-from siamscope.files import write_atomically
 from siamscope.recipe import Recipe
-from siamscope.report import ReportError
 from siamscope.report import prediction_figure as figure
+from siamscope.report.dynamics_style import save_table, write
 from siamscope.rundir import RunDir
 from siamscope.training.progress import Reporter, Silent, reporter
 from siamscope.workflow.dynamics import deep, linear
 from siamscope.workflow.dynamics import predict_text as words
 from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.dynamics.figures import check_folder
 from siamscope.workflow.dynamics.units import PredictError, Units, units
 from siamscope.workflow.gradients_embed import Images
 
 BATCH = 512
-TABLES = ("modes.csv", "course.csv")
+TABLES = ("modes", "course")
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def run(options: Options) -> Answer:
     recipe = _recipe(options, of)
     recipes.validate(recipe)
     found = units(recipe)
-    _cleared(options.out)
+    check_folder(options.out)
     say: Reporter = Silent() if options.quiet else reporter()
     images = Images.of(recipe, min(BATCH, options.images), -(-options.images // BATCH), say)
     settled = replace(recipe, data=images.recipe.data)
@@ -134,28 +131,13 @@ def _deep(recipe: Recipe, found: Units, images: Images, of: RunDir | None, optio
 
 
 def _cleared(out: Path) -> None:
-    """Make the folder before anything is computed, and take an older prediction's tables away."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in TABLES:
-            (out / name).unlink(missing_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from error
+    """Take an older prediction's tables away: another kind of encoder has others."""
+    for name in TABLES:
+        (out / f"{name}.csv").unlink(missing_ok=True)
 
 
 def _write(out: Path, facts: dict[str, Any], tables: dict[str, words.Table]) -> None:
-    files = {name: _csv(rows) for name, rows in tables.items()}
-    files["prediction.json"] = json.dumps(facts, indent=1, allow_nan=False) + "\n"
-    try:
-        for name, text in files.items():
-            write_atomically(out / name, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
-    except OSError as error:
-        raise ReportError(f"Cannot write {out}: {error.strerror}. Choose another place with --out.") from error
-
-
-def _csv(rows: words.Table) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    _cleared(out)
+    for name, (header, *rows) in tables.items():
+        save_table(out, name, header, rows, digits=6)
+    write(out / "prediction.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")

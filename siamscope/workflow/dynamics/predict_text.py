@@ -125,8 +125,8 @@ def linear_tables(seen: Linear, found: Units, result: Result) -> dict[str, Table
         for k in range(flow.p.shape[1]):
             pair = [flow.p[i, k], flow.strength[i, k]]
             pair += [math.nan, math.nan] if trained is None else [trained.p[i, k], trained.strength[i, k]]
-            course.append([int(step), _cell(time), k + 1, *map(_cell, pair)])
-    return {"modes.csv": _rows(columns), "course.csv": course}
+            course.append([int(step), float(time), k + 1, *map(_finite, pair)])
+    return {"modes": _rows(columns), "course": course}
 
 
 def linear_text(facts: dict[str, Any], seen: Linear, found: Units, result: Result) -> str:
@@ -230,8 +230,8 @@ def deep_tables(moments: list[Moment], found: Units) -> dict[str, Table]:
         p = np.full(len(moment.strength), np.nan) if moment.p is None else moment.p
         expected = moment.forecast
         columns = (moment.strength, expected.sigma2, limits, expected.margin, expected.p_high, p)
-        rows += [[moment.step, j + 1, *map(_cell, values)] for j, values in enumerate(zip(*columns, strict=True))]
-    return {"modes.csv": rows}
+        rows += [[moment.step, j + 1, *map(_finite, values)] for j, values in enumerate(zip(*columns, strict=True))]
+    return {"modes": rows}
 
 
 def deep_text(facts: dict[str, Any], moments: list[Moment], found: Units) -> str:
@@ -326,12 +326,13 @@ def _aligned(columns: dict[str, Float], most: int) -> list[str]:
 
 
 def _rows(columns: dict[str, Float]) -> Table:
-    values = [map(_cell, column) for column in columns.values()]
+    values = [map(_finite, column) for column in columns.values()]
     return [["mode", *columns], *([j + 1, *row] for j, row in enumerate(zip(*values, strict=True)))]
 
 
-def _cell(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else ""
+def _finite(value: float) -> float | None:
+    """For a table: nothing where there is no number."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _plain(value: float) -> float | None:

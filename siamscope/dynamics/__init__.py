@@ -4,6 +4,9 @@ A *system* is a frozen dataclass of parameters with a right-hand side (`MatrixFl
 `Parabola`, `ScalarNetwork`, `SetModes`, `SetFlow`). A *solver* takes it from a start to an end: `solve` one trajectory,
 `solve_many` a batch. What comes back is a `Solution` or an `Ensemble`. `LinearSGD` trains the same network on samples.
 
+What is built on these: `checks` (every claim as a number), `prediction` and `joint` (the modes of real data), and what
+the figures draw: `portrait` and `plane`, `weights`, `courses`, `sweeps`, `alignment`, `thresholds`.
+
 numpy and scipy only, float64; knows no other room.
 """
 

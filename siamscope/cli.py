@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from siamscope import cli_groups
+
 if TYPE_CHECKING:
     from siamscope.workflow.train import Finished
 
@@ -21,6 +23,11 @@ COMMANDS = {
     "compare": "all methods under one recipe, several seeds: table, figure and page",
     "gradients": "every method's gradient on the same embeddings, also over the course of a run",
     "dynamics": "the theory of collapse as a laboratory: check, draw, explore, predict",
+    "diagnose": "is a representation collapsing: all label-free scores, spectrum, verdict and advice",
+    "forecast": "the accuracy to expect, from label-free scores: fit on some runs, apply to others",
+    "select": "the best of several runs or checkpoints, without labels",
+    "sweep": "a search over rates, decays and widths without labels (needs the extra [sweep])",
+    "study": "size of data and model, and order of presentation, at equal steps: tables and pages",
     "reproduce": "a paper's claims: list them, resolve their recipes, measure them",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
@@ -59,8 +66,7 @@ def run(args: list[str]) -> int:
         print(f"siamscope: {_unknown(args[0])}", file=sys.stderr)
         return 2
     try:
-        code: int = globals()[f"_{args[0]}"](args[1:])
-        return code
+        return _command(args[0], args[1:])
     except KeyboardInterrupt:
         again = "; a run that had begun goes on with 'siamscope resume RUN'" if args[0] in ("train", "resume") else ""
         print(f"siamscope: stopped{again}", file=sys.stderr)
@@ -70,6 +76,15 @@ def run(args: list[str]) -> int:
             raise
         print(f"siamscope {args[0]}: {error}", file=sys.stderr)
         return 3 if type(error).__name__ == "NonFiniteLossError" else 2
+
+
+def _command(name: str, args: list[str]) -> int:
+    if name in cli_groups.GROUPS:
+        return _group(name, args)
+    if name in cli_groups.MODULES:
+        return cli_groups.run_module(name, COMMANDS[name], args)
+    code: int = globals()[f"_{name}"](args)
+    return code
 
 
 def overview() -> str:
@@ -232,17 +247,16 @@ def _gradients(args: list[str]) -> int:
     return 0
 
 
-def _dynamics(args: list[str]) -> int:
-    """`siamscope dynamics NAME ...`; alone, the list of names."""
-    from siamscope import cli_dynamics
-
+def _group(group: str, args: list[str]) -> int:
+    """`siamscope GROUP NAME ...`; alone, the list of names."""
+    known = cli_groups.GROUPS[group]
     if not args or args[0] in ("-h", "--help"):
-        print(cli_dynamics.overview(COMMANDS["dynamics"]))
+        print(cli_groups.overview(group, COMMANDS[group]))
         return 0
-    if args[0] not in cli_dynamics.COMMANDS:
-        print(f"siamscope dynamics: {_unknown(args[0], cli_dynamics.COMMANDS, 'siamscope dynamics')}", file=sys.stderr)
+    if args[0] not in known:
+        print(f"siamscope {group}: {_unknown(args[0], known, f'siamscope {group}')}", file=sys.stderr)
         return 2
-    return cli_dynamics.run(args[0], args[1:])
+    return cli_groups.run_of_group(group, args[0], args[1:])
 
 
 def _reproduce(args: list[str]) -> int:

@@ -22,7 +22,15 @@ from siamscope import methods
 from siamscope.data.config import DataConfig
 from siamscope.networks.catalogue import FLAT
 from siamscope.row import Method
-from siamscope.sections import EvaluationConfig, MonitorConfig, NetworkConfig, OptimConfig, TrainConfig, ViewsConfig
+from siamscope.sections import (
+    EvaluationConfig,
+    MonitorConfig,
+    NetworkConfig,
+    OptimConfig,
+    OrderConfig,
+    TrainConfig,
+    ViewsConfig,
+)
 
 
 class RecipeError(ValueError):
@@ -35,6 +43,7 @@ class Recipe:
 
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     method: Method = field(default_factory=Method)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -1,4 +1,4 @@
-"""The sections of a recipe as frozen dataclasses: views, network, optimiser, training, monitor, evaluation.
+"""The sections of a recipe as frozen dataclasses: views, order, network, optimiser, training, monitor, evaluation.
 
 The section `method` is a row of the table (`siamscope.row`), and `data` belongs to `siamscope.data.config`. Ranges are
 checked by `siamscope.recipe.validate`. Torch-free.
@@ -43,6 +43,32 @@ class ViewsConfig:
     """Probability that a step pastes a box of another image into the online views (CutMix), not the target's."""
     cutmix_alpha: float = _range(1.0, 1e-3)
     """CutMix: Beta(alpha, alpha) draws the share of the image that is kept."""
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """In which order the training images are presented; the number of steps is the same whatever it is."""
+
+    name: Annotated[Literal["iid", "current", "cumulative", "last", "hybrid", "stream"], arg(aliases=("--order",))] = (
+        "iid"
+    )
+    """iid: every epoch a fresh permutation of all. current: one chunk after another, never seen again (single pass).
+    cumulative: all chunks so far. last: the last chunk only, a fixed subset. hybrid: current, then iid. stream: images
+    that never end (shapes, or a folder that grows)."""
+    chunks: int = _range(100, 1)
+    """Chunks that a pass over the images is cut into."""
+    rounds: int = _range(1, 1)
+    """current, cumulative, hybrid: passes over all chunks in the part of the run that goes by chunks."""
+    subset: float = _range(0.0, 0, 1)
+    """last: share of the images in the subset; 0 = one chunk. Subsets of one seed are nested."""
+    switch: float = _range(0.4, 0, 1)
+    """hybrid: share of the steps before the switch to iid."""
+    replay: float = _range(0.0, 0, 1)
+    """current, hybrid, stream: share of every batch that is drawn from images of earlier chunks."""
+    buffer: int = _range(0, 0)
+    """Earlier images to draw from, a uniform sample of those seen; 0 = all."""
+    shift: Literal["none", "class", "domain"] = "none"
+    """Whether chunks follow the classes or the domains (DOMAIN/CLASS/ folders), so that the distribution shifts."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +169,14 @@ class MonitorConfig:
     """Neighbours of the online k-NN."""
     temperature: float = _range(0.1, 1e-4)
     """Temperature of the k-NN vote."""
+    watch: int = _range(0, -1)
+    """Steps between two looks of the alarm at a small fixed sample; 0 = what costs less than 1 % of the training, -1 =
+    no alarm."""
+    watch_samples: int = _range(128, 8)
+    """Validation images that the alarm looks at."""
+    on_collapse: Annotated[Literal["warn", "stop", "rollback"], arg(aliases=("--on-collapse",))] = "warn"
+    """What an alarm does: say so, end the run, or go back to the last healthy checkpoint with a third of the rate and
+    of the weight decay (three times at most, then it ends the run)."""
 
 
 @dataclass(frozen=True)

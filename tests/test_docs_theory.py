@@ -17,7 +17,7 @@ import pytest
 import tyro
 
 from siamscope import dynamics
-from siamscope.cli_dynamics import COMMANDS
+from siamscope.cli_groups import GROUPS
 from siamscope.dynamics import checks
 
 ROOT = Path(__file__).parent.parent
@@ -167,7 +167,7 @@ def parameters():
 @pytest.mark.parametrize("name", PAGES)
 def test_names_in_backticks_exist(name):
     """Dotted names, calls with their keywords, `keyword=value`, and plain words, which must be known from somewhere."""
-    known = {*dynamics.__all__, *COMMANDS, *parameters(), *OTHERS}
+    known = {*dynamics.__all__, *GROUPS["dynamics"], *parameters(), *OTHERS}
     for word in ticked(name):
         path, _, call = word.partition("(")
         keyword, assigned, _ = word.partition("=")
@@ -201,13 +201,13 @@ def test_links_and_files_exist(name):
 def test_command_lines_are_understood(name):
     """Sub-commands exist; options are parsed as the command line parses them."""
     for sub, args in commands(name):
-        assert sub in COMMANDS, f"{name}: {sub}"
+        assert sub in GROUPS["dynamics"], f"{name}: {sub}"
         if args and sub != "predict":
             options = importlib.import_module(f"siamscope.workflow.dynamics.{sub}").Options
             tyro.cli(options, args=args)
     if name == "README.md":
         listed = re.findall(r"^\| `(\w+)` \|", page(name), re.M)
-        assert listed == list(COMMANDS)
+        assert listed == list(GROUPS["dynamics"])
 
 
 def test_the_tests_notice():

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from siamscope.claims import directpred, show
 from siamscope.claims.base import Ablation, Claim, ClaimError, NotOffered, Order, Preset, Verdict, judge, judge_order
 from siamscope.claims.runs import Data, Plan
-from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.answer import Answer
 
 PAPERS = {directpred.NAME: directpred}
 

@@ -12,7 +12,7 @@ from siamscope.claims.base import ClaimError, Preset
 from siamscope.claims.published import canonical_hash, shortened
 from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, write_text
-from siamscope.workflow.compare_runs import complete
+from siamscope.workflow.jobs import complete
 
 Say = Callable[[str], None]
 ENOUGH = 0.85

@@ -24,7 +24,7 @@ from siamscope.rundir import RunDir, explained, finite, write_text
 from siamscope.workflow import compare_plan as plan
 from siamscope.workflow import compare_table as table
 from siamscope.workflow.compare_plan import Cell, CompareError
-from siamscope.workflow.compare_runs import Run, Status, due, execute
+from siamscope.workflow.jobs import Run, Status, due, execute
 
 PLAN = "plan.json"
 MEMORY_A_RUN = 2 * 1024**3  # bytes that `auto` leaves for each run on a CPU; a small one takes less than half
@@ -75,7 +75,7 @@ def compare(
         shared = recipes.from_dict(known["shared"])
         lines = plan.cells(shared, names, cells, variants)
         runs = [
-            Run(cell, seed, plan.recipe_of(shared, cell, seed), folder / "runs" / cell.key)
+            Run(cell.key, cell.label, seed, plan.recipe_of(shared, cell, seed), folder / "runs" / cell.key)
             for seed in numbers  # seed by seed: one that is stopped early has compared all methods once
             for cell in lines
             if cell.row is not None
@@ -179,7 +179,7 @@ class _Teller:
         self.ended += 1
         if self.say is None:
             return
-        text = f"[{self.ended}/{self.total}] {run.cell.label}, seed {run.seed}: {status}"
+        text = f"[{self.ended}/{self.total}] {run.label}, seed {run.seed}: {status}"
         if status == "finished":
             found = table.figures(run.dir)
             text += f" in {run.state()['seconds']:.0f} s"

@@ -14,7 +14,7 @@ from typing import Any
 
 from siamscope.rundir import RunDir, read_jsonl
 from siamscope.workflow.compare_plan import Cell, shared_digest
-from siamscope.workflow.compare_runs import Run, outcome
+from siamscope.workflow.jobs import Run, outcome
 
 FIGURES = {
     "knn": "k-NN accuracy",
@@ -55,7 +55,7 @@ def collect(run: Run, digest: str, fingerprint: str) -> dict[str, Any]:
     """
     status, reason = outcome(run)
     state = run.state()
-    line: dict[str, Any] = {"cell": run.cell.key, "seed": run.seed, "status": status, "reason": reason}
+    line: dict[str, Any] = {"cell": run.key, "seed": run.seed, "status": status, "reason": reason}
     line |= {"path": str(run.dir.path), "shared_digest": None}
     if status == "finished":
         line["shared_digest"] = shared_digest(run.dir.recipe())

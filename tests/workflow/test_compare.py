@@ -16,8 +16,8 @@ from siamscope import cli, methods, options
 from siamscope import recipe as recipes
 from siamscope.rundir import RunDir, RunError
 from siamscope.workflow import compare_plan as plan
-from siamscope.workflow import compare_runs
 from siamscope.workflow import compare_table as table
+from siamscope.workflow import jobs
 from siamscope.workflow.compare import compare
 from siamscope.workflow.compare_plan import CompareError
 
@@ -35,14 +35,14 @@ MACHINE = {
 @pytest.fixture
 def fakes(monkeypatch):
     """Children are the stand-in: started by the real commands, less the program."""
-    original = compare_runs.Child._command
+    original = jobs.Child._command
 
     def command(self):
         program, dash_m, name, *rest = original(self)
         assert (program, dash_m, name) == (sys.executable, "-m", "siamscope")
         return [sys.executable, "-S", "-E", str(FAKE), *rest]
 
-    monkeypatch.setattr(compare_runs.Child, "_command", command)
+    monkeypatch.setattr(jobs.Child, "_command", command)
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_every_digest_is_checked(folder, fakes, digest, fingerprint, reason):
     out, recipe = folder
     compare(recipe, out, methods="simclr", seeds="0")
     (cell,) = plan.cells(recipe, ["simclr"])
-    run = compare_runs.Run(cell, 0, plan.recipe_of(recipe, cell, 0), out / "runs" / "simclr")
+    run = jobs.Run(cell.key, cell.label, 0, plan.recipe_of(recipe, cell, 0), out / "runs" / "simclr")
     right = plan.shared_digest(recipe)
     assert table.collect(run, right, "abc")["status"] == "finished"
     found = table.collect(run, digest or right, fingerprint)

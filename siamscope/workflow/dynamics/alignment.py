@@ -12,7 +12,7 @@ import numpy as np
 from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.alignment import Study, asymmetries, commutators, followings, peaks
 from siamscope.report.dynamics_alignment import Alignment, Peaks, write_alignment
-from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.answer import Answer
 from siamscope.workflow.dynamics.figures import check_folder, told
 
 MOST_CURVES = 5

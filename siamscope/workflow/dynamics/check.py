@@ -9,7 +9,7 @@ from typing import Any
 
 from siamscope.dynamics import checks
 from siamscope.dynamics.checks import Row
-from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.answer import Answer
 
 
 @dataclass(frozen=True)

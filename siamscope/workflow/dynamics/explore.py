@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamscope.report import explorer
-from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.answer import Answer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from siamscope.report.errors import ReportError
-from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.answer import Answer
 
 
 def check_folder(folder: Path) -> None:

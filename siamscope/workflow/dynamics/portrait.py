@@ -17,7 +17,7 @@ from siamscope.dynamics.portrait import Portrait, Range, portrait
 from siamscope.dynamics.weights import WeightPlane, balanced_run, weight_planes
 from siamscope.report.dynamics_portrait import write_portraits
 from siamscope.report.dynamics_weights import write_planes
-from siamscope.workflow.dynamics.answer import Answer
+from siamscope.workflow.answer import Answer
 from siamscope.workflow.dynamics.figures import check_folder, told
 
 MOST_PANELS = 12

@@ -16,9 +16,9 @@ from siamscope.report import prediction_figure as figure
 from siamscope.report.dynamics_style import save_table, write
 from siamscope.rundir import RunDir
 from siamscope.training.progress import Reporter, Silent, reporter
+from siamscope.workflow.answer import Answer
 from siamscope.workflow.dynamics import deep, linear
 from siamscope.workflow.dynamics import predict_text as words
-from siamscope.workflow.dynamics.answer import Answer
 from siamscope.workflow.dynamics.figures import check_folder
 from siamscope.workflow.dynamics.units import PredictError, Units, units
 from siamscope.workflow.gradients_embed import Images

@@ -1,4 +1,4 @@
-"""What a command of `siamscope dynamics` gives back."""
+"""What a command whose module holds `Options` and `run` gives back."""
 
 from dataclasses import dataclass
 

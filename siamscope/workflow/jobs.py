@@ -1,4 +1,4 @@
-"""The runs of a comparison, each a process of its own: started, watched, stopped after saving, and remembered.
+"""Runs of a comparison, study or sweep, each a process of its own: started, watched, stopped after saving, remembered.
 
 Beside every run directory `seed-0/` lie `seed-0.toml` (its recipe), `seed-0.log` (what it said) and `seed-0.json` (how
 it ended). Torch-free, and it must stay so: on Linux a child's peak memory cannot be less than its parent's.
@@ -22,7 +22,6 @@ from typing import IO, Any, Literal
 from siamscope import recipe as recipes
 from siamscope.recipe import Recipe, RecipeError
 from siamscope.rundir import RunDir, RunError, explained, write_text
-from siamscope.workflow.compare_plan import Cell
 
 POLL_SECONDS = 0.05
 REASON_LENGTH = 600
@@ -33,9 +32,11 @@ Status = Literal["finished", "failed", "stopped", "pending", "busy"]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the comparison, and where it lies."""
+    """One run, and where it lies. key: of its line in the results (runs that differ by the seed share it).  label: the
+    same for a person."""
 
-    cell: Cell
+    key: str
+    label: str
     seed: int
     recipe: Recipe
     folder: Path

@@ -21,7 +21,8 @@ from siamscope.sections import EvaluationConfig
 from siamscope.training.build import Normalisation
 from siamscope.training.distributed import choose_device
 from siamscope.training.progress import Reporter, Silent
-from siamscope.workflow.judge import Encode, Split, figures
+from siamscope.workflow.features import Encode, Split
+from siamscope.workflow.judge import figures
 from siamscope.workflow.opening import opened
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,9 +15,7 @@ from torch import Tensor, nn
 
 from siamscope import views
 from siamscope.data import Dataset
-from siamscope.data.source import Source
 from siamscope.evaluation.baselines import raw_pixels
-from siamscope.evaluation.features import extract
 from siamscope.evaluation.knn import knn
 from siamscope.evaluation.probe import linear_probe
 from siamscope.recipe import Recipe
@@ -26,47 +23,13 @@ from siamscope.rundir import RunDir, read_jsonl, write_atomically
 from siamscope.sections import EvaluationConfig
 from siamscope.training.build import Normalisation, build_backbone, specs_of, view_size
 from siamscope.training.siamese import TARGET_VIEWS, Siamese
+from siamscope.workflow import scored
+from siamscope.workflow.features import Encode, Split
 
 COMPARED_PIXELS = 3072  # 32 x 32 RGB
 PROBED_PIXELS = 768  # a linear probe on more costs much and gains little
 PIECE = 2048
 MAP_POINTS, QUERIES, NEIGHBOURS, PAIRS = 2000, 8, 6, 6
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images that a figure is computed on, at most as many as the recipe says."""
-
-    source: Source
-    indices: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, source: Source, most: int, seed: int = 0) -> Split:
-        order = np.random.Generator(np.random.PCG64([seed, 11])).permutation(len(source))[:most]
-        return cls(source, np.sort(order).astype(np.int64))
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.source.read(self.indices[rows])
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        return None if self.source.labels is None else self.source.labels[self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-class Encode:
-    """Features of a split by one encoder, in float32, with the run's normalisation."""
-
-    def __init__(self, size: int, norm: Normalisation, device: torch.device) -> None:
-        self.size, self.norm, self.device = size, norm, device
-
-    def __call__(self, encoder: nn.Module, split: Split) -> Tensor:
-        return extract(encoder, split.read, len(split), transform=self._clean, device=self.device)
-
-    def _clean(self, images: Tensor) -> Tensor:
-        return views.eval_view(images, self.size, self.norm.mean, self.norm.std)
 
 
 def judge(run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: Normalisation) -> dict[str, Any]:
@@ -79,7 +42,8 @@ def judge(run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: N
     untrained = build_backbone(recipe, dataset.train.channels).to(device)
     encoders = {"trained": model.online.backbone, "untrained": untrained}
     found = figures(encoders, encode, dataset, recipe.evaluation, recipe.train.seed)
-    result = {"verdict": verdict(run, found)} | found
+    label_free = scored.of_encoders(encoders, encode, dataset, recipe.train.seed)
+    result = {"verdict": verdict(run, found)} | found | label_free
     run.write_json(run.evaluation, result)
     gallery(run, recipe, model, encode, dataset)
     return result

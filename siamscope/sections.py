@@ -81,6 +81,9 @@ class NetworkConfig:
     """Multiplier on the number of channels (linear: of 64 features; mlp: of 256 hidden units and 128 features)."""
     stem: Literal["cifar", "cifar-pad2", "imagenet"] = "cifar"
     """First layers: for small images (3x3, stride 1), or for large ones (7x7, stride 2, max-pool)."""
+    features: int = _range(0, 0)
+    """Dimensions of the features whatever the width, so that spectra of unlike widths can be compared: a ResNet gets a
+    1x1 convolution, batch norm and ReLU to so many channels before its pooling. 0 = as the backbone."""
     zero_init_residual: bool = True
     """Start every residual branch at zero."""
 

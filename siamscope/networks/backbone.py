@@ -19,6 +19,7 @@ class BackboneSpec:
     width: float = 1.0
     stem: str | None = None
     input_size: int | None = None
+    features: int = 0
 
 
 class Backbone(nn.Module):

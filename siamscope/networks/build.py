@@ -25,6 +25,7 @@ def create(
     stem: Stem | str = "cifar",
     zero_init_residual: bool = True,
     input_size: int | None = None,
+    features: int = 0,
 ) -> Backbone:
     """An untrained backbone, initialised from torch's global generator (so `torch.manual_seed` reproduces it).
 
@@ -38,24 +39,31 @@ def create(
         zero_init_residual: each residual block starts as its shortcut.
         input_size: side of the square images in pixels. The ResNets take any size and only remember it (for export);
             `linear`, `mlp` and timm's models with a fixed size are built for it.
+        features: feature_dim, whatever the width; 0 = as the backbone. A ResNet gets a 1x1 convolution, batch norm and
+            ReLU to so many channels before its pooling, so that spectra of unlike widths have one dimension; `linear`
+            and `mlp` change their last layer.
 
     Raises:
         NetworkError: unknown name or stem (with the nearest valid one), width not positive, no channels, timm missing,
-            or no input_size where it is needed.
+            no input_size where it is needed, or a number of features that is negative or that timm's models lack.
     """
     if in_channels < 1:
         raise NetworkError(f"in_channels must be at least 1, got {in_channels}")
     if input_size is not None and input_size < 1:
         raise NetworkError(f"input_size must be at least 1 pixel, got {input_size}")
+    if features < 0:
+        raise NetworkError(f"features must be at least 1, or 0 for the backbone's own; got {features}")
     if name.startswith(TIMM_PREFIX):
         if width not in (None, 1):
             raise NetworkError(f"{name} has no width multiplier; leave width out, or name a wider timm model")
+        if features:
+            raise NetworkError(f"{name} has the features it has; leave features out, or wrap the module with a head")
         return _create_timm(name, in_channels, input_size)
     scale = 1.0 if width is None else float(width)
     if name in FLAT:
-        return Flat(BackboneSpec(name, in_channels, scale, None, input_size))
+        return Flat(BackboneSpec(name, in_channels, scale, None, input_size, features))
     check_stem(stem)
-    spec = BackboneSpec(name, in_channels, scale, stem, input_size)
+    spec = BackboneSpec(name, in_channels, scale, stem, input_size, features)
     return ResNet(lookup(name), spec, zero_init_residual=zero_init_residual)
 
 

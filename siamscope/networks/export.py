@@ -38,6 +38,7 @@ _OURS = (
     "width",
     "stem",
     "in_channels",
+    "features",
     "feature_dim",
     "weights_digest",
 )
@@ -116,6 +117,7 @@ def _describe(backbone: Backbone, meta: dict[str, Any]) -> dict[str, Any]:
         "width": spec.width,
         "stem": spec.stem,
         "in_channels": spec.in_channels,
+        "features": spec.features,
         "feature_dim": backbone.feature_dim,
         "input_size": side,
         "normalisation": None if mean is None else {"mean": mean, "std": std},
@@ -198,7 +200,8 @@ def _build(meta: dict[str, Any], path: Path) -> Backbone:
         raise NetworkError(f"{path}: unknown stem {stem!r}{suggestion(str(stem), STEMS)}")
     if name in FLAT and meta.get("input_size") is None:
         raise NetworkError(f"{path}: field 'input_size' is missing; {name} takes one image size only")
-    spec = BackboneSpec(name, _number(meta, "in_channels", path), _width(meta, path), stem, _size(meta, path))
+    features = 0 if meta.get("features", 0) == 0 else _number(meta, "features", path)  # older files do not say
+    spec = BackboneSpec(name, _number(meta, "in_channels", path), _width(meta, path), stem, _size(meta, path), features)
     if name.startswith(TIMM_PREFIX):
         with torch.random.fork_rng(devices=[]):
             return _create(spec)
@@ -217,6 +220,7 @@ def _create(spec: BackboneSpec) -> Backbone:
         width=None if spec.name.startswith(TIMM_PREFIX) else spec.width,
         stem=spec.stem or "cifar",
         input_size=spec.input_size,
+        features=spec.features,
     )
 
 

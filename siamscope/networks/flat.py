@@ -31,7 +31,8 @@ class Flat(Backbone):
             )
         self.spec = spec
         self.shape = (spec.in_channels, spec.input_size, spec.input_size)
-        *hidden, self.feature_dim = flat_widths(spec.name, spec.width)
+        *hidden, last = flat_widths(spec.name, spec.width)
+        self.feature_dim = spec.features or last
         pixels = spec.in_channels * spec.input_size**2
         self.scale = 1.0 if hidden else pixels**-0.5
         self.layers = nn.Sequential()

@@ -86,7 +86,9 @@ class ResNet(Backbone):
 
     The first stage keeps the resolution, each later one halves it and doubles the channels. Initialisation is
     torchvision's: convolutions He-normal by fan-out, batch norms 1 and 0; `zero_init_residual` starts each block as its
-    shortcut (Goyal et al. 2017, section 5.1). Features have the last block's dtype: bfloat16 under bfloat16 autocast.
+    shortcut (Goyal et al. 2017, section 5.1). With `spec.features` a 1x1 convolution, batch norm and ReLU to so many
+    channels stand between the last stage and the pooling (`to_features`). Features have the last layer's dtype:
+    bfloat16 under bfloat16 autocast.
     """
 
     def __init__(self, arch: Architecture, spec: BackboneSpec, *, zero_init_residual: bool) -> None:
@@ -110,6 +112,10 @@ class ResNet(Backbone):
                 cin = channels * block.expansion
             self.stage_names.append(f"layer{stage + 1}")
             self.add_module(self.stage_names[-1], nn.Sequential(*blocks))
+        self.to_features: nn.Module = nn.Identity()
+        if spec.features:
+            self.to_features = _to_features(cin, spec.features)
+            cin = spec.features
         self.feature_dim = cin
         self._initialise(zero_init_residual)
 
@@ -132,10 +138,16 @@ class ResNet(Backbone):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name in self.stage_names:
             x = getattr(self, name)(x)
-        return x
+        out: Tensor = self.to_features(x)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feature_map(x).mean(dim=(2, 3))
+
+
+def _to_features(cin: int, features: int) -> nn.Sequential:
+    """(B, cin, h, w) -> (B, features, h, w), not negative as the output of a residual block."""
+    return nn.Sequential(_conv1x1(cin, features), nn.BatchNorm2d(features), nn.ReLU(inplace=True))
 
 
 def _stem(stem: str, cin: int, cout: int) -> tuple[nn.Conv2d, nn.Module]:

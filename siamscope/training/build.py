@@ -72,6 +72,7 @@ def _drawn(recipe: Recipe, channels: int) -> Backbone:
         stem=recipe.network.stem,
         zero_init_residual=recipe.network.zero_init_residual,
         input_size=view_size(recipe),
+        features=recipe.network.features,
     )
 
 

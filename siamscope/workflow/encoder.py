@@ -110,6 +110,7 @@ def _untrained(trained: Trained, seed: int) -> Backbone:
         width=spec.width,
         stem=spec.stem or "cifar",
         input_size=int(trained.meta["input_size"]),
+        features=spec.features,
     )
 
 

@@ -84,6 +84,25 @@ def load(path: Path, recipe: Recipe) -> Checkpoint:
     Raises:
         CheckpointError: unreadable or truncated, of another format, or of another recipe (the fields are named).
     """
+    state = _read(path)
+    differing = _differing(json.loads(state["recipe"]), recipes.to_dict(recipe))
+    if differing:
+        raise CheckpointError(f"{path} was written under another recipe; these fields differ: {', '.join(differing)}")
+    return Checkpoint(state["step"], state["model"], state["optimizer"], state["best"], state["reference"])
+
+
+def load_alone(path: Path) -> tuple[Checkpoint, Recipe]:
+    """One checkpoint and the recipe that it was written under.
+
+    Raises:
+        CheckpointError: unreadable or truncated, or of another format.
+    """
+    state = _read(path)
+    recipe = recipes.from_dict(json.loads(state["recipe"]))
+    return Checkpoint(state["step"], state["model"], state["optimizer"], state["best"], state["reference"]), recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -92,10 +111,7 @@ def load(path: Path, recipe: Recipe) -> Checkpoint:
         raise CheckpointError(f"{path} is truncated or damaged ({type(error).__name__}: {str(error)[:120]})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of siamscope")
-    differing = _differing(json.loads(state["recipe"]), recipes.to_dict(recipe))
-    if differing:
-        raise CheckpointError(f"{path} was written under another recipe; these fields differ: {', '.join(differing)}")
-    return Checkpoint(state["step"], state["model"], state["optimizer"], state["best"], state["reference"])
+    return state
 
 
 def load_latest(run: RunDir, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:

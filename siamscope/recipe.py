@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from siamscope import methods
-from siamscope.data.config import DataConfig
+from siamscope.data.config import NAMED_SOURCES, DataConfig
 from siamscope.networks.catalogue import FLAT
 from siamscope.row import Method
 from siamscope.sections import (
@@ -53,6 +53,7 @@ class Recipe:
 
 
 DEFAULT_METHOD = "simclr"
+_ENDS = tuple(name for name in NAMED_SOURCES if name != "shapes")
 
 
 # ---------------------------------------------------------------------------------------------- layers
@@ -218,6 +219,7 @@ def validate(recipe: Recipe) -> None:
         problems.append(f"evaluation.ks must be whole numbers from 1, got {list(recipe.evaluation.ks)}")
     problems += _views(recipe)
     problems += _decay(recipe.optim)
+    problems += _order(recipe)
     device = recipe.train.device
     if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
         problems.append(f"train.device must be auto, cpu, cuda or cuda:N, got {device!r}")
@@ -243,6 +245,36 @@ def _views(recipe: Recipe) -> typing.Iterator[str]:
             f"views.cutmix pairs neighbours: an even part of a batch is needed, got {recipe.train.batch_size} images"
             + (f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else "")
         )
+
+
+_READS = {  # which orders read a field of the section `order` that is off by default
+    "rounds": ("current", "cumulative", "hybrid"),
+    "subset": ("last",),
+    "replay": ("current", "hybrid", "stream"),
+    "buffer": ("current", "hybrid", "stream"),
+    "shift": ("current", "cumulative", "last", "hybrid"),
+}
+
+
+def _order(recipe: Recipe) -> typing.Iterator[str]:
+    """Fields that the order does not read, and what it cannot be."""
+    config, default = recipe.order, OrderConfig()
+    for name, readers in _READS.items():
+        value = getattr(config, name)
+        if value != getattr(default, name) and config.name not in readers:
+            yield f"order.{name} goes with order.name {' or '.join(map(repr, readers))}, not with {config.name!r}"
+    if config.buffer and not config.replay:
+        yield "order.buffer needs order.replay, the share of a batch that is drawn from the buffer"
+    if config.replay and round(config.replay * recipe.train.batch_size) in (0, recipe.train.batch_size):
+        yield (
+            f"order.replay must leave at least one row of a batch of {recipe.train.batch_size} images on either side, "
+            f"got {config.replay:g}"
+        )
+    if config.name == "hybrid" and config.switch in (0, 1):
+        other = "'current'" if config.switch else "'iid'"
+        yield f"order.switch must be above 0 and below 1, got {config.switch:g}: that is order.name {other}"
+    if config.name == "stream" and (recipe.data.kind in ("idx", "npz", "npy") or recipe.data.source in _ENDS):
+        yield "order.name 'stream' needs images that never end: data.source shapes, or a folder of image files"
 
 
 def _decay(config: OptimConfig) -> typing.Iterator[str]:

@@ -58,13 +58,14 @@ class OrderConfig:
     chunks: int = _range(100, 1)
     """Chunks that a pass over the images is cut into."""
     rounds: int = _range(1, 1)
-    """current, cumulative, hybrid: passes over all chunks in the part of the run that goes by chunks."""
+    """current, cumulative, hybrid: passes over all chunks that a whole run would make (hybrid: before its switch it
+    comes as far as `current` does)."""
     subset: float = _range(0.0, 0, 1)
     """last: share of the images in the subset; 0 = one chunk. Subsets of one seed are nested."""
     switch: float = _range(0.4, 0, 1)
     """hybrid: share of the steps before the switch to iid."""
     replay: float = _range(0.0, 0, 1)
-    """current, hybrid, stream: share of every batch that is drawn from images of earlier chunks."""
+    """current, hybrid (before its switch), stream: share of every batch that is drawn from images of earlier chunks."""
     buffer: int = _range(0, 0)
     """Earlier images to draw from, a uniform sample of those seen; 0 = all."""
     shift: Literal["none", "class", "domain"] = "none"

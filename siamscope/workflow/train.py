@@ -16,7 +16,7 @@ from siamscope import networks
 from siamscope import recipe as recipes
 from siamscope.data import Dataset, Loader, channel_stats
 from siamscope.data.memory import budget
-from siamscope.data.order import IidOrder
+from siamscope.data.order import Order
 from siamscope.networks.backbone import Backbone
 from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, RunError, explained, write_text
@@ -39,6 +39,7 @@ from siamscope.training.step import Trainer
 from siamscope.workflow import environment
 from siamscope.workflow.judge import judge
 from siamscope.workflow.opening import opened
+from siamscope.workflow.ordering import build_order, described, steps_per_epoch
 
 STATS_SAMPLES = 10_000
 
@@ -103,7 +104,7 @@ class Prepared:
     recipe: Recipe
     dataset: Dataset
     norm: Normalisation
-    order: IidOrder
+    order: Order
     trainer: Trainer
     monitor: Monitor
     timings: dict[str, float]
@@ -122,10 +123,11 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter) -> Prepared:
         )
     norm = normalisation(dataset)
     channels = dataset.train.channels
-    order = IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed)
+    per_epoch = steps_per_epoch(recipe, dataset)
     recipe, timings = with_number_format(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
-    trainer = build_trainer(recipe, channels, order.steps_per_epoch, norm, here, precision)
+    trainer = build_trainer(recipe, channels, per_epoch, norm, here, precision)
+    order = build_order(recipe, dataset, trainer.steps)
     monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
     return Prepared(recipe, dataset, norm, order, trainer, monitor, timings)
 
@@ -244,6 +246,7 @@ def _write_start(run: RunDir, prepared: Prepared, here: World) -> None:
         "train_images": len(dataset.train),
         "validation_images": len(dataset.val),
         "test_images": len(dataset.test) if dataset.test else 0,
+        "order": described(recipe, prepared.order, prepared.trainer.steps),
         "started": environment.now(),
     }
     run.write_json(run.environment, about)

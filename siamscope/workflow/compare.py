@@ -7,13 +7,8 @@ and the results `compare.json`, `.csv`, `.md`, `.png` and `.html`. Torch-free; e
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +16,12 @@ from siamscope import recipe as recipes
 from siamscope.recipe import Recipe
 from siamscope.report.methods import write as write_page
 from siamscope.rundir import RunDir, explained, finite, write_text
+from siamscope.workflow import batch
 from siamscope.workflow import compare_plan as plan
 from siamscope.workflow import compare_table as table
-from siamscope.workflow.compare_plan import Cell, CompareError
-from siamscope.workflow.jobs import Run, Status, due, execute
-
-PLAN = "plan.json"
-MEMORY_A_RUN = 2 * 1024**3  # bytes that `auto` leaves for each run on a CPU; a small one takes less than half
-
-Say = Callable[[str], None]
+from siamscope.workflow.batch import PLAN, Say
+from siamscope.workflow.compare_plan import Cell
+from siamscope.workflow.jobs import Run, due, execute
 
 
 @dataclass(frozen=True)
@@ -60,14 +52,14 @@ def compare(
     run again with `retry`. A run that fails is a line of the table and stops nothing.
 
     Raises:
-        CompareError: unknown methods, seeds or jobs; data that cannot be used; `out` holds something else, or a
+        PlanError: unknown methods, seeds or jobs; data that cannot be used; `out` holds something else, or a
             comparison by another recipe.
         RunError: `out` cannot be written, or another process works in it.
     """
     recipes.validate(recipe)
-    names, numbers, wanted = plan.chosen(methods), plan.seeds_of(seeds), _jobs(jobs)
-    folder = Path(out)
-    known = _known(folder, recipe, cells) or _prepared(recipe, cells, wanted, quiet=say is None)
+    names, numbers, wanted = plan.chosen(methods), batch.seeds_of(seeds), batch.jobs_of(jobs)
+    folder, asked = Path(out), plan.asked(recipe, cells)
+    known = batch.known(folder, asked, "comparison") or batch.prepared(recipe, asked, wanted, quiet=say is None)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with RunDir(folder).lock():
@@ -81,121 +73,23 @@ def compare(
             if cell.row is not None
         ]
         todo = [run for run in runs if due(run, retry)]
-        on_gpu = str(known["environment"]["device"]).startswith("cuda")
-        at_once = wanted or (1 if on_gpu else _affordable(shared.train.threads))
-        threads = shared.train.threads or max(_cores() // at_once, 1)
-        stopped = execute(todo, at_once, threads, _Teller(say, len(todo), at_once))
+        at_once = batch.at_once(wanted, known, shared.train.threads)
+        threads = shared.train.threads or max(batch.cores() // at_once, 1)
+        stopped = execute(todo, at_once, threads, batch.Teller(say, len(todo), at_once, _in_words))
         facts = _facts(known, shared, lines, numbers, runs) | {"jobs": at_once, "threads": threads}
         facts["notes"] = _notes(facts)
         text = _write(folder, facts) + ("\nstopped; run the same command again to go on" if stopped else "")
     return Compared(facts, text, stopped)
 
 
-# ------------------------------------------------------------------------------------------ before
-
-
-def _jobs(text: str) -> int:
-    """Runs at once; 0 for `auto`."""
-    if text == "auto":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise CompareError(f"--jobs must be auto or a whole number from 1, got {text!r}")
-    return int(text)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _affordable(threads: int) -> int:
-    """How many runs this machine holds at once, by its cores and its free memory."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        free = MEMORY_A_RUN * _cores()
-    return max(min(_cores() // max(threads, 1), free // MEMORY_A_RUN), 1)
-
-
-def _known(folder: Path, recipe: Recipe, cells: Sequence[str]) -> dict[str, Any] | None:
-    """The plan of a comparison that lies there already.
-
-    Raises:
-        CompareError: something else lies there, or a comparison by another recipe.
-    """
-    if folder.is_file():
-        raise CompareError(f"{folder} is a file; give another --out")
-    if not folder.is_dir() or not any(not item.name.startswith(".") for item in folder.iterdir()):
-        return None
-    try:
-        found: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        former = found["asked"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CompareError(f"{folder} holds files but no comparison (no readable {PLAN}); give another --out") from None
-    changed = list(plan.differences(former, plan.asked(recipe, cells)))
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise CompareError(
-            f"{folder} holds a comparison by another recipe ({'; '.join(changed[:3])}{more}); give another --out"
-        )
-    return found
-
-
-def _prepared(recipe: Recipe, cells: Sequence[str], jobs: int, quiet: bool) -> dict[str, Any]:
-    """The plan of a new comparison: data opened, device, threads and number format decided in a process of its own.
-
-    Raises:
-        CompareError: the data or the device cannot be used.
-    """
-    threads = recipe.train.threads or (max(_cores() // jobs, 1) if jobs else 1)
-    command = [sys.executable, "-m", "siamscope.workflow.compare_prepare", str(threads), "1" if quiet else "0"]
-    text = recipes.to_toml(recipe).encode("utf-8", "surrogateescape")
-    done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
-    try:
-        found: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise CompareError(f"preparing the data failed with exit code {done.returncode}; see above") from None
-    if "error" in found:
-        raise CompareError(found["error"])
-    command_line = " ".join([Path(sys.argv[0]).name.replace("__main__.py", "siamscope"), *sys.argv[1:]])
-    found["environment"] |= {"command": command_line, "cores": _cores()}
-    return {"asked": plan.asked(recipe, cells), "shared": found.pop("recipe"), "started": _now()} | found
-
-
-# ------------------------------------------------------------------------------------------ during
-
-
-class _Teller:
-    """Says how each run ended, and how long the rest may take."""
-
-    def __init__(self, say: Say | None, total: int, at_once: int) -> None:
-        self.say, self.total, self.at_once = say, total, at_once
-        self.ended = 0
-        self.began = time.monotonic()
-        if say and total:
-            say(f"{total} runs, {at_once} at once")
-
-    def __call__(self, run: Run, status: Status, reason: str) -> None:
-        self.ended += 1
-        if self.say is None:
-            return
-        text = f"[{self.ended}/{self.total}] {run.label}, seed {run.seed}: {status}"
-        if status == "finished":
-            found = table.figures(run.dir)
-            text += f" in {run.state()['seconds']:.0f} s"
-            text += "" if found["knn"] is None else f", k-NN {100 * found['knn']:.1f} %"
-            text += f", {found['health']}"
-        elif reason:
-            text += f": {reason.splitlines()[0]}"
-        left = (time.monotonic() - self.began) / self.ended * (self.total - self.ended)
-        self.say(text + (f"; about {_duration(left)} left" if self.ended < self.total else ""))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
 # ------------------------------------------------------------------------------------------ after
+
+
+def _in_words(run: Run) -> str:
+    """A finished run in a few words."""
+    found = table.figures(run.dir)
+    accuracy = "" if found["knn"] is None else f"k-NN {100 * found['knn']:.1f} %, "
+    return f"{accuracy}{found['health']}"
 
 
 def _facts(
@@ -212,7 +106,7 @@ def _facts(
     return {
         "kind": "siamscope comparison",
         "started": known["started"],
-        "written": _now(),
+        "written": batch.now(),
         "environment": known["environment"],
         "data": known["data"] | {key: first.get(key) for key in ("split", "n_queries", "n_bank", "k")},
         "seeds": list(seeds),
@@ -272,7 +166,3 @@ def _write(folder: Path, facts: dict[str, Any]) -> str:
     write_text(folder / "compare.md", text)
     page = write_page(folder / "compare.json")
     return f"{text}\npage     {page}\nfigure   {page.with_suffix('.png')}\ntable    {page.with_suffix('.csv')}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,13 +17,10 @@ from siamscope import methods
 from siamscope import recipe as recipes
 from siamscope.methods import Method, MethodError
 from siamscope.recipe import Recipe, RecipeError
+from siamscope.workflow.batch import PlanError
 
 WIDTHS = ("layers", "hidden", "out")
 """The cells of the projector that all methods of a comparison share."""
-
-
-class CompareError(ValueError):
-    """A comparison that cannot be made; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def chosen(names: str) -> list[str]:
     """The methods that `all`, or names and patterns with commas between them, stand for; in the table's order.
 
     Raises:
-        CompareError: a name or pattern that no method has.
+        PlanError: a name or pattern that no method has.
     """
     found: set[str] = set()
     for word in filter(None, (part.strip() for part in names.split(","))):
@@ -57,23 +54,11 @@ def chosen(names: str) -> list[str]:
             try:
                 methods.get(word)
             except MethodError as error:
-                raise CompareError(f"--methods: {error}") from error
+                raise PlanError(f"--methods: {error}") from error
         found |= set(matches)
     if not found:
-        raise CompareError("--methods names none; give all, or names such as simclr,byol (see 'siamscope methods')")
+        raise PlanError("--methods names none; give all, or names such as simclr,byol (see 'siamscope methods')")
     return [name for name in methods.METHODS if name in found]
-
-
-def seeds_of(text: str) -> tuple[int, ...]:
-    """The seeds in `0,1,2`, each once.
-
-    Raises:
-        CompareError: something that is no whole number from 0.
-    """
-    words = [part.strip() for part in text.split(",") if part.strip()]
-    if not words or not all(word.isdecimal() and int(word) < 2**31 for word in words):
-        raise CompareError(f"--seeds must be whole numbers from 0 with commas between them (0,1,2), got {text!r}")
-    return tuple(dict.fromkeys(int(word) for word in words))
 
 
 def cells(shared: Recipe, names: Sequence[str], given: Sequence[str] = (), variants: bool = False) -> list[Cell]:
@@ -149,7 +134,7 @@ def shared_cells(given: Sequence[str]) -> list[str]:
 def recipe_of(shared: Recipe, cell: Cell, seed: int) -> Recipe:
     """The recipe of one run."""
     if cell.row is None:
-        raise CompareError(f"{cell.key}: {cell.problem}")
+        raise PlanError(f"{cell.key}: {cell.problem}")
     return replace(shared, method=cell.row, train=replace(shared.train, seed=seed))
 
 
@@ -176,13 +161,3 @@ def asked(recipe: Recipe, given: Sequence[str]) -> dict[str, Any]:
         values[path] = (row[section] if section else row)[last]
     table: dict[str, Any] = json.loads(json.dumps(shared_part(recipe) | {"cells": values}, default=str))
     return table
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Fields in which two such tables differ, in words."""
-    for key in dict.fromkeys([*old, *new]):
-        was, now = old.get(key), new.get(key)
-        if isinstance(was, Mapping) and isinstance(now, Mapping):
-            yield from differences(was, now, f"{prefix}{key}.")
-        elif was != now:
-            yield f"{prefix}{key} is {now!r}, not {was!r}"

@@ -74,7 +74,7 @@ def gradients(
     Writes gradients.csv, cosines.csv, gradients.json, gradients.png and gradients.html to `out`.
 
     Raises:
-        GradientsError, CompareError, RunError, CheckpointError, RecipeError, DataError: what cannot be used, and why.
+        GradientsError, PlanError, RunError, CheckpointError, RecipeError, DataError: what cannot be used, and why.
     """
     reporter = reporter or Silent()
     recipes.validate(recipe)

@@ -18,8 +18,8 @@ from siamscope.rundir import RunDir, RunError
 from siamscope.workflow import compare_plan as plan
 from siamscope.workflow import compare_table as table
 from siamscope.workflow import jobs
+from siamscope.workflow.batch import PlanError, seeds_of
 from siamscope.workflow.compare import compare
-from siamscope.workflow.compare_plan import CompareError
 
 FAKE = Path(__file__).parent / "fake_run.py"
 MACHINE = {
@@ -79,13 +79,13 @@ def status(done):
 def test_names_and_seeds():
     assert plan.chosen("all") == list(methods.METHODS)
     assert plan.chosen("simsiam, direct*,simclr") == ["simclr", "simsiam", "directpred", "directset", "directcopy"]
-    assert plan.seeds_of("3, 1,3") == (3, 1)
-    with pytest.raises(CompareError, match="did you mean 'simclr'"):
+    assert seeds_of("3, 1,3") == (3, 1)
+    with pytest.raises(PlanError, match="did you mean 'simclr'"):
         plan.chosen("simcrl")
     for text in ("", ",", "a", "-1", "1.5"):
-        with pytest.raises(CompareError, match="--seeds"):
-            plan.seeds_of(text)
-    with pytest.raises(CompareError, match="names none"):
+        with pytest.raises(PlanError, match="--seeds"):
+            seeds_of(text)
+    with pytest.raises(PlanError, match="names none"):
         plan.chosen(" , ")
 
 
@@ -141,7 +141,7 @@ def test_cells_that_are_given_go_into_every_row(small):
     (refused,) = plan.cells(with_cells(small("simclr"), normalise="none"), ["simsiam"], ("normalise",))
     assert refused.row is None
     assert "unbounded below" in refused.problem
-    with pytest.raises(CompareError, match="unbounded"):
+    with pytest.raises(PlanError, match="unbounded"):
         plan.recipe_of(shared, refused, 0)
 
 
@@ -311,16 +311,16 @@ def test_a_run_in_other_hands_is_left_alone(folder, fakes):
 
 def test_directories_that_are_refused(folder, small, tmp_path):
     out, _ = folder
-    with pytest.raises(CompareError, match=r"another recipe \(optim.lr is 0.5, not "):
+    with pytest.raises(PlanError, match=r"another recipe \(optim.lr is 0.5, not "):
         compare(small("simclr", train={"threads": 1}, optim={"lr": 0.5}), out)
-    with pytest.raises(CompareError, match=r"cells\.normalise"):
+    with pytest.raises(PlanError, match=r"cells\.normalise"):
         compare(small("simclr", train={"threads": 1}), out, cells=("normalise",))
     (tmp_path / "file").touch()
-    with pytest.raises(CompareError, match="is a file"):
+    with pytest.raises(PlanError, match="is a file"):
         compare(small(), tmp_path / "file")
-    with pytest.raises(CompareError, match="no comparison"):
+    with pytest.raises(PlanError, match="no comparison"):
         compare(small(), tmp_path)
-    with pytest.raises(CompareError, match="--jobs"):
+    with pytest.raises(PlanError, match="--jobs"):
         compare(small(), tmp_path / "new", jobs="0")
     assert not (tmp_path / "new").exists()
 
@@ -367,7 +367,7 @@ def test_what_cannot_be_prepared_is_said(monkeypatch, tmp_path, capsys):
         compare_prepare.main(*command[3:])
         return type("Done", (), {"stdout": capsys.readouterr().out, "returncode": 0})
 
-    monkeypatch.setattr("siamscope.workflow.compare.subprocess.run", in_this_process)
+    monkeypatch.setattr("siamscope.workflow.batch.subprocess.run", in_this_process)
     assert cli.run(["compare", "no-such-images", "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
     assert "no-such-images" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

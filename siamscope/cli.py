@@ -38,6 +38,7 @@ EXIT_CODES = """exit codes:
   1         an error inside the program; 'dynamics check': a check failed; 'reproduce': a claim does not hold
   2         bad input: an unknown name, a value out of range, data or a directory that cannot be used
   3         the loss became NaN or infinite; the last checkpoint is intact
+  4         the alarm ended a collapsing run after saving (--on-collapse stop, or rollback when that did not help)
   130, 143  stopped by Ctrl-C or SIGTERM after saving; 'siamscope resume RUN' goes on"""
 
 
@@ -139,19 +140,23 @@ def _resume(args: list[str]) -> int:
     given = _parse(options.Resume, "resume", args)
     from siamscope.workflow.train import resume
 
-    return _trained(resume(given.run, device=given.device, reporter=_reporter(given.quiet)), given.json)
+    done = resume(given.run, device=given.device, on_collapse=given.on_collapse, reporter=_reporter(given.quiet))
+    return _trained(done, given.json, "resume")
 
 
-def _trained(done: Finished, as_json: bool) -> int:
+def _trained(done: Finished, as_json: bool, command: str = "train") -> int:
     """Write the report and print how a run ended; the exit code."""
     if not done.first:
-        return 128 + done.signal if done.signal else 0
+        return 128 + done.signal if done.signal else 4 if done.reason else 0
     from siamscope import report
 
     page = report.write([done.run.path])
     if done.signal:
         print(f"stopped after step {done.step}; continue with: siamscope resume {done.run.path}", file=sys.stderr)
         return 128 + done.signal
+    if done.reason:
+        print(f"siamscope {command}: {done.reason}", file=sys.stderr)
+        return 4
     assert done.evaluation is not None
     if as_json:
         print(json.dumps(done.evaluation | {"run": str(done.run.path), "report": str(page)}))

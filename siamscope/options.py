@@ -14,7 +14,7 @@ from siamscope import recipe as recipes
 from siamscope.data.config import DataConfig
 from siamscope.methods import Method
 from siamscope.recipe import Recipe
-from siamscope.sections import EvaluationConfig
+from siamscope.sections import EvaluationConfig, OnCollapse
 
 NOT_GIVEN = "none"
 """Stands for the data of an encoder file when none are given."""
@@ -46,6 +46,8 @@ class Resume:
     """Run directory."""
     device: str | None = None
     """Another device than the run's (then the continuation is not bit-equal)."""
+    on_collapse: OnCollapse | None = None
+    """What an alarm does from here on; by default as the run's recipe says."""
     quiet: bool = False
     """Show no progress."""
     json: bool = False

@@ -20,7 +20,7 @@ from siamscope.recipe import Recipe
 RECIPE = "recipe.toml"
 OWN_FILES = {
     RECIPE, "metrics.jsonl", "checkpoints", "environment.json", "evaluation.json", "gallery.npz", "rejected.jsonl",
-    "report.html", "encoder.safetensors", "encoder.json", ".lock",
+    "report.html", "encoder.safetensors", "encoder.json", "stream", ".lock",
 }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ class RunDir:
         """Remove what a killed process left half written. Call it under the lock."""
         for folder in (self.path, self.checkpoints):
             for item in folder.glob(".*.*.*"):
-                if item.is_file() and item.name[1:].startswith(tuple(OWN_FILES | {"step-", "best.pt"})):
+                if item.is_file() and item.name[1:].startswith(tuple(OWN_FILES | {"step-", "best.pt", "healthy.pt"})):
                     item.unlink(missing_ok=True)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
@@ -143,11 +143,14 @@ class RunDir:
         with explained(self.metrics), self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(finite(record)) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metric lines after `step`, and a torn last line, so that a resumed run writes each line once."""
+    def forget_after(self, step: int, rollbacks: int | None = None) -> None:
+        """Drop the metric lines after `step`, and a torn last line, so that a resumed run writes each line once; also
+        the events of rollbacks beyond the first `rollbacks`, which will happen again."""
         if not self.metrics.is_file():
             return
-        kept = [line for line in read_jsonl(self.metrics) if line.get("step", 0) <= step]
+        most = math.inf if rollbacks is None else rollbacks
+        lines = read_jsonl(self.metrics)
+        kept = [line for line in lines if line.get("step", 0) <= step and line.get("rollback", 0) <= most]
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write_json(self, path: Path, value: Any) -> None:

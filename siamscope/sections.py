@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from tyro.conf import arg
 
 T = TypeVar("T")
+OnCollapse = Literal["warn", "stop", "rollback"]
 
 
 def _range(default: T, low: float | None = None, high: float | None = None) -> T:
@@ -178,7 +179,7 @@ class MonitorConfig:
     no alarm."""
     watch_samples: int = _range(128, 8)
     """Validation images that the alarm looks at."""
-    on_collapse: Annotated[Literal["warn", "stop", "rollback"], arg(aliases=("--on-collapse",))] = "warn"
+    on_collapse: Annotated[OnCollapse, arg(aliases=("--on-collapse",))] = "warn"
     """What an alarm does: say so, end the run, or go back to the last healthy checkpoint with a third of the rate and
     of the weight decay (three times at most, then it ends the run)."""
 

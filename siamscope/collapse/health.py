@@ -136,16 +136,16 @@ def assess(
     return Health(status, tuple(reasons), tuple(dict.fromkeys(advice)), tuple(notes))
 
 
-_MISSING_BRAKE = (
+MISSING_BRAKE = (
     "check that the target branch is detached (stop-gradient) or a momentum copy, and that the predictor is trained: "
     "removing either reproduces this",
 )
-_LOST_DIRECTIONS = (
+LOST_DIRECTIONS = (
     "lower the weight decay or the learning rate: too high, they flatten the representation while loss and embedding "
     "std look healthy",
     "try a momentum target, or an objective that spreads dimensions (VICReg, Barlow Twins, SimCLR)",
 )
-_SMALL_MODEL = ("try a wider encoder: models too small for their data set lose dimensions first (Li et al. 2022)",)
+SMALL_MODEL = ("try a wider encoder: models too small for their data set lose dimensions first (Li et al. 2022)",)
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ def rank_thresholds(d: int, n: int) -> tuple[float, float]:
 def _of_spread(v: Vitals) -> list[_Finding]:
     if v.embedding_std < COLLAPSED_STD:
         reason = f"embeddings lie at nearly one point: std x sqrt(d) is {v.embedding_std:.2f}, below {COLLAPSED_STD}"
-        return [_Finding(True, reason, _MISSING_BRAKE)]
+        return [_Finding(True, reason, MISSING_BRAKE)]
     if v.embedding_std < SHRUNKEN_STD:
         reason = f"embeddings crowd together: std x sqrt(d) is {v.embedding_std:.2f}, below {SHRUNKEN_STD}"
-        return [_Finding(False, reason, _MISSING_BRAKE)]
+        return [_Finding(False, reason, MISSING_BRAKE)]
     return []
 
 
@@ -179,7 +179,7 @@ def _of_rank(v: Vitals, name: str) -> list[_Finding]:
         return []
     complete = v.effective_rank < collapsed
     limit = collapsed if complete else low
-    return [_Finding(complete, f"{_described(v, name)}, below {limit:.3g}", _LOST_DIRECTIONS + _SMALL_MODEL)]
+    return [_Finding(complete, f"{_described(v, name)}, below {limit:.3g}", LOST_DIRECTIONS + SMALL_MODEL)]
 
 
 def _of_loss(v: Vitals, untrained: Vitals | None) -> list[_Finding]:
@@ -189,7 +189,7 @@ def _of_loss(v: Vitals, untrained: Vitals | None) -> list[_Finding]:
         f"training lost directions: the backbone features had effective rank {untrained.effective_rank:.1f} before "
         f"it and have {v.effective_rank:.1f} now"
     )
-    return [_Finding(False, reason, _LOST_DIRECTIONS + _SMALL_MODEL)]
+    return [_Finding(False, reason, LOST_DIRECTIONS + SMALL_MODEL)]
 
 
 def _described(v: Vitals, name: str) -> str:

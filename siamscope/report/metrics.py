@@ -179,6 +179,8 @@ def _sort_lines(path: Path) -> _Lines:
     lines = _Lines()
     for value, is_whole in json_lines(path):
         kind = value.get("kind") if isinstance(value, dict) else None
+        if kind == "watch":  # the alarm's looks: what it says of them stands in events
+            continue
         if not isinstance(value, dict) or kind not in ("step", "monitor", "event"):
             lines.truncated |= not is_whole
             lines.unreadable += is_whole

@@ -24,6 +24,7 @@ from siamscope.training.optim import build as build_optimizer
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Branch, Siamese
 from siamscope.training.step import Trainer
+from siamscope.training.watch import Watch, every
 from siamscope.views.multicrop import multi_crop
 from siamscope.views.policies import ViewSpec, get_policy
 
@@ -155,6 +156,12 @@ def build_monitor(
         recipe.monitor, sample, bank, specs_of(recipe), view_size(recipe), norm.mean, norm.std, precision,
         recipe.train.seed, theory.rates(recipe),
     )  # fmt: skip
+
+
+def build_watch(recipe: Recipe, val: Source, norm: Normalisation, world: World, precision: Precision) -> Watch:
+    """The alarm's look at a few images of the validation split."""
+    images = draw(val, recipe.monitor.watch_samples, recipe.train.seed, world).images
+    return Watch(images, every(recipe, world.device.type), view_size(recipe), norm.mean, norm.std, precision)
 
 
 def draw(source: Source, most: int, seed: int, world: World) -> Sample:

@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, explained, write_atomically
 
 FORMAT = 1
+HEALTHY = "healthy.pt"
+"""The last checkpoint of a run that no alarm had been suspicious of."""
 _NAME = re.compile(r"step-(\d+)\.pt$")
 # What a resumed run may change: where and how it computes, and what it watches; not what it computes.
 FREE_FIELDS = {
     "data.workers", "data.cache_dir", "data.memory_budget_mb", "train.device", "train.threads",
-    "train.checkpoint_minutes", "train.checkpoint_steps", "train.keep",
+    "train.checkpoint_minutes", "train.checkpoint_steps", "train.keep", "monitor.on_collapse",
 }  # fmt: skip
 
 
@@ -33,34 +35,49 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands: `step` steps are done."""
+    """Where a run stands: `step` steps are done, after `rollbacks` returns to a healthy checkpoint."""
 
     step: int
     model: dict[str, Any]
     optimizer: dict[str, Any]
     best: float | None = None
     reference: dict[str, Any] | None = None
+    rollbacks: int = 0
 
 
-def save(run: RunDir, recipe: Recipe, point: Checkpoint, keep: int, is_best: bool = False) -> Path:
-    """Write the checkpoint of a step, then remove all but the last `keep`; `best.pt` is replaced when `is_best`.
+def save(
+    run: RunDir, recipe: Recipe, point: Checkpoint, keep: int, is_best: bool = False, is_healthy: bool = False
+) -> Path:
+    """Write the checkpoint of a step, then remove all but the last `keep`; `best.pt` is replaced when `is_best`, and
+    `healthy.pt` when `is_healthy`.
 
     Raises:
         RunError: it cannot be written; earlier checkpoints are untouched.
     """
-    state = {"format": FORMAT, "recipe": json.dumps(recipes.to_dict(recipe)), **vars(point)}
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     path = run.checkpoints / f"step-{point.step:08d}.pt"
-    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
+    _write(path, recipe, point)
     if is_best:
-        _link(path, run.checkpoints / "best.pt")
+        link(path, run.checkpoints / "best.pt")
+    if is_healthy:
+        link(path, run.checkpoints / HEALTHY)
     for old in numbered(run)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 
 
-def _link(path: Path, name: Path) -> None:
+def save_healthy(run: RunDir, recipe: Recipe, point: Checkpoint) -> None:
+    """Write `healthy.pt` alone."""
+    _write(run.checkpoints / HEALTHY, recipe, point)
+
+
+def _write(path: Path, recipe: Recipe, point: Checkpoint) -> None:
+    state = {"format": FORMAT, "recipe": json.dumps(recipes.to_dict(recipe)), **vars(point)}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
+
+
+def link(path: Path, name: Path) -> None:
     """`name` becomes another name of the same file, so that the best checkpoint costs no second copy."""
     temporary = name.with_name(f".{name.name}.link.{os.getpid()}")
     with explained(name):
@@ -74,8 +91,12 @@ def _link(path: Path, name: Path) -> None:
 
 def numbered(run: RunDir) -> list[Path]:
     """The run's checkpoints in the order of their steps."""
-    found = [path for path in run.checkpoints.glob("step-*.pt") if _NAME.search(path.name)]
-    return sorted(found, key=lambda path: int(_NAME.search(path.name)[1]))  # type: ignore[index]
+    return sorted((path for path in run.checkpoints.glob("step-*.pt") if _NAME.search(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step in a numbered checkpoint's name."""
+    return int(_NAME.search(path.name)[1])  # type: ignore[index]
 
 
 def load(path: Path, recipe: Recipe) -> Checkpoint:
@@ -88,7 +109,7 @@ def load(path: Path, recipe: Recipe) -> Checkpoint:
     differing = _differing(json.loads(state["recipe"]), recipes.to_dict(recipe))
     if differing:
         raise CheckpointError(f"{path} was written under another recipe; these fields differ: {', '.join(differing)}")
-    return Checkpoint(state["step"], state["model"], state["optimizer"], state["best"], state["reference"])
+    return _point(state)
 
 
 def load_alone(path: Path) -> tuple[Checkpoint, Recipe]:
@@ -99,7 +120,7 @@ def load_alone(path: Path) -> tuple[Checkpoint, Recipe]:
     """
     state = _read(path)
     recipe = recipes.from_dict(json.loads(state["recipe"]))
-    return Checkpoint(state["step"], state["model"], state["optimizer"], state["best"], state["reference"]), recipe
+    return _point(state), recipe
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -112,6 +133,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of siamscope")
     return state
+
+
+def _point(state: dict[str, Any]) -> Checkpoint:
+    known = {item.name: state[item.name] for item in fields(Checkpoint) if item.name in state}
+    return Checkpoint(**known)  # a field that a newer version has added is at its default
 
 
 def load_latest(run: RunDir, recipe: Recipe) -> tuple[Checkpoint | None, list[str]]:

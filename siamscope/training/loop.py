@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any
@@ -15,24 +15,29 @@ from torch import Tensor
 
 from siamscope.collapse import CollapseError
 from siamscope.objectives import ObjectiveError
-from siamscope.rundir import RunDir
-from siamscope.training import checkpoint
+from siamscope.rundir import RunDir, read_jsonl
+from siamscope.training import checkpoint, rollback
 from siamscope.training.checkpoint import Checkpoint
 from siamscope.training.monitor import Monitor
 from siamscope.training.progress import Reporter
 from siamscope.training.step import Trainer
+from siamscope.training.watch import Watch
 
 
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite; the message names the step, the last good checkpoint and likely causes."""
 
 
+GO_ON, STOP, GO_BACK = 0, 1, 2  # what an alarm does; the largest of all processes counts
+
+
 @dataclass
 class Outcome:
-    """How `fit` ended: after step `step`, by itself (`signal` None) or by a signal."""
+    """How `fit` ended: after step `step`, by itself, by a signal, or by the alarm, for the `reason` that it gives."""
 
     step: int
     signal: int | None = None
+    reason: str = ""
 
 
 class Interrupt:
@@ -70,45 +75,71 @@ class Loop:
     run: RunDir
     reporter: Reporter
     steps_per_epoch: int
+    watch: Watch
     start: int = 0
     best: float | None = None
     reference: dict[str, Any] | None = None
+    rollbacks: int = 0
     pending: list[tuple[int, Tensor, float, float]] = field(default_factory=list)
 
-    def fit(self, batches: Iterator[Tensor]) -> Outcome:
-        """Train from step `start` + 1 to the end, or until a signal.
+    def fit(self, batches: Callable[[int], Iterator[Tensor]]) -> Outcome:
+        """Train from step `start` + 1 to the end, until a signal, or until an alarm ends it.
 
-        `batches` yields this process's rows (n, C, H, W) uint8 of the global batch of each of these steps.
+        `batches(step)` yields this process's rows (n, C, H, W) uint8 of the global batch of each step after `step`.
 
         Raises:
             NonFiniteLossError: the loss is not a number any more.
             RunError: the run directory cannot be written; the last checkpoint is intact.
         """
-        trainer, config, world = self.trainer, self.trainer.recipe.train, self.trainer.world
-        self.reporter.start(self.start, trainer.steps)
+        self.reporter.start(self.start, self.trainer.steps)
         self.saved_at, self.flushed_at = time.monotonic(), time.monotonic()
-        self.interval = trainer.recipe.monitor.interval or max(trainer.steps // 20, 1)
-        # A GPU is asked for its losses only now and then, because every question stalls it.
-        flush_every = 10 if world.device.type == "cuda" else 1
+        self.interval = self.trainer.recipe.monitor.interval or max(self.trainer.steps // 20, 1)
         with Interrupt() as interrupt:
             if self.start == 0:
                 self.observe(0)
-            for number in range(self.start + 1, trainer.steps + 1):
-                loss = self.step(number, next(batches))
-                self.pending.append((number, loss, self.current_rate(), trainer.momentum(number)))
-                last = number == trainer.steps
-                measured = last or number % self.interval == 0
-                save_due = last or bool(config.checkpoint_steps and number % config.checkpoint_steps == 0)
-                if not (measured or save_due or number % flush_every == 0):
-                    continue
-                stop = self.flush(interrupt.received)  # every process comes here at the same steps
-                improved = self.observe(number) if measured else False
-                minutes_due = time.monotonic() - self.saved_at >= 60 * config.checkpoint_minutes
-                if save_due or stop or improved or minutes_due:
-                    self.save(number, improved)
-                if stop:
-                    return Outcome(number, stop)
+                if self.on_collapse == "rollback":
+                    self.keep_healthy(0)
+            action = self.act(self.start)  # of a run that is resumed where the alarm had sounded
+            if action == GO_BACK:
+                self.go_back(self.start)
+            outcome = Outcome(self.start, reason=self.last_word(self.start)) if action == STOP else None
+            while outcome is None:
+                outcome = self.train(batches(self.start), interrupt)
+        return outcome
+
+    def train(self, batches: Iterator[Tensor], interrupt: Interrupt) -> Outcome | None:
+        """The steps after `start`; None when the alarm has taken the run back to another `start`."""
+        trainer, config, world = self.trainer, self.trainer.recipe.train, self.trainer.world
+        # A GPU is asked for its losses only now and then, because every question stalls it.
+        flush_every = 10 if world.device.type == "cuda" else 1
+        for number in range(self.start + 1, trainer.steps + 1):
+            loss = self.step(number, next(batches))
+            self.pending.append((number, loss, self.current_rate(), trainer.momentum(number)))
+            last = number == trainer.steps
+            measured = last or number % self.interval == 0
+            save_due = last or bool(config.checkpoint_steps and number % config.checkpoint_steps == 0)
+            watched = self.watch.due(number)
+            if not (measured or save_due or watched or number % flush_every == 0):
+                continue
+            stop = self.flush(interrupt.received)  # every process comes here at the same steps
+            improved = self.observe(number) if measured else False
+            action = self.look(number) if watched else GO_ON
+            if action == GO_BACK:
+                self.go_back(number)
+                return None
+            healthy = measured and self.on_collapse != "warn" and self.watch.alarm.state == "quiet"
+            minutes_due = time.monotonic() - self.saved_at >= 60 * config.checkpoint_minutes
+            if save_due or stop or improved or minutes_due or healthy or action == STOP:
+                self.save(number, improved, healthy)
+            if action == STOP:
+                return Outcome(number, reason=self.last_word(number))
+            if stop:
+                return Outcome(number, stop)
         return Outcome(trainer.steps)
+
+    @property
+    def on_collapse(self) -> str:
+        return self.trainer.recipe.monitor.on_collapse
 
     def step(self, number: int, images: Tensor) -> Tensor:
         """A step; embeddings that the objective took before and cannot now (nothing left to whiten) end the run."""
@@ -179,7 +210,62 @@ class Loop:
             return True
         return False
 
-    def save(self, number: int, improved: bool) -> None:
+    def look(self, number: int) -> int:
+        """Let the alarm look (rank 0), log it, and say what has changed; what every process does now."""
+        if self.trainer.world.first:
+            started, before = time.monotonic(), self.watch.alarm
+            try:
+                self.run.append_metrics(self.watch.look(self.trainer.model, number))
+            except CollapseError as error:
+                raise NonFiniteLossError(self._explain(number, "followed by embeddings that are not finite")) from error
+            alarm = self.watch.alarm
+            if (alarm.state, alarm.kind) != (before.state, before.kind):
+                self.tell(number, str(alarm) + (f"; try: {'; '.join(alarm.advice)}" if alarm.state == "alarm" else ""))
+            self.flushed_at += time.monotonic() - started
+        return self.act(number)
+
+    def act(self, number: int) -> int:
+        """What the alarm's state asks for, agreed by all processes."""
+        action = GO_ON
+        if self.trainer.world.first and self.watch.alarm.state == "alarm" and self.on_collapse != "warn":
+            action = GO_BACK if self.on_collapse == "rollback" and self.may_go_back() else STOP
+        return self.trainer.world.any(action)
+
+    def may_go_back(self) -> bool:
+        return self.rollbacks < rollback.MOST and rollback.healthy(self.run, self.trainer.recipe) is not None
+
+    def go_back(self, number: int) -> None:
+        """Return from step `number` to the last healthy checkpoint, with less rate and decay."""
+        self.pending.clear()
+        trainer, self.rollbacks = self.trainer, self.rollbacks + 1
+        point = rollback.restore(self.run, trainer, self.monitor, self.rollbacks)
+        self.start, self.best, self.reference = point.step, point.best, point.reference
+        if trainer.world.first:
+            said = rollback.forget(self.run, trainer.recipe, point, number, self.watch.alarm)
+            self.watch.rebuild(read_jsonl(self.run.metrics))
+            self.reporter.say(said)
+
+    def last_word(self, number: int) -> str:
+        """Why the alarm ends the run; it is logged too."""
+        alarm = self.watch.alarm
+        reason = f"the alarm ended the run: {alarm}" if self.trainer.world.first else "the alarm ended the run"
+        if self.on_collapse == "rollback":
+            tried = self.rollbacks >= rollback.MOST
+            reason += f"; {rollback.MOST} rollbacks did not help" if tried else "; no healthy checkpoint to go back to"
+        if self.trainer.world.first:
+            self.tell(number, reason)
+        return reason
+
+    def tell(self, number: int, message: str) -> None:
+        self.run.append_metrics({"kind": "event", "step": number, "message": message})
+        self.reporter.say(message)
+
+    def keep_healthy(self, number: int) -> None:
+        """A checkpoint to go back to that is no numbered one: that of step 0."""
+        if self.trainer.world.first:
+            checkpoint.save_healthy(self.run, self.trainer.recipe, self.point(number))
+
+    def save(self, number: int, improved: bool, healthy: bool = False) -> None:
         """Write a checkpoint (rank 0)."""
         self.saved_at = time.monotonic()
         if not self.trainer.world.first:
@@ -187,10 +273,11 @@ class Loop:
         trainer = self.trainer
         if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters()):
             raise NonFiniteLossError(self._explain(number, "followed by weights that are not finite"))
-        point = Checkpoint(
-            number, trainer.model.state_dict(), trainer.optimizer.state_dict(), self.best, self.reference
-        )
-        checkpoint.save(self.run, trainer.recipe, point, trainer.recipe.train.keep, improved)
+        checkpoint.save(self.run, trainer.recipe, self.point(number), trainer.recipe.train.keep, improved, healthy)
+
+    def point(self, number: int) -> Checkpoint:
+        model, optimizer = self.trainer.model, self.trainer.optimizer
+        return Checkpoint(number, model.state_dict(), optimizer.state_dict(), self.best, self.reference, self.rollbacks)
 
     def epoch(self, number: int) -> float:
         return round(number / self.steps_per_epoch, 4)

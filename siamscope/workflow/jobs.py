@@ -25,6 +25,8 @@ from siamscope.rundir import RunDir, RunError, explained, write_text
 
 POLL_SECONDS = 0.05
 REASON_LENGTH = 600
+OWN_FAULT = (2, 3, 4)
+"""Exit codes of runs that ended for a reason of their own: bad input, a loss that is not finite, the alarm."""
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 Status = Literal["finished", "failed", "stopped", "pending", "busy"]
@@ -125,8 +127,8 @@ class Child:
     def _command(self) -> list[str]:
         run, program = self.run, [sys.executable, "-m", "siamscope"]
         there = run.dir.recipe_file.is_file()
-        # A run that diverged would do so again from its checkpoint; one that was killed goes on.
-        diverged = self.former.get("exit_code") in (2, 3)
+        # A run that diverged or that the alarm ended would do so again from its checkpoint; one that was killed goes on.
+        diverged = self.former.get("exit_code") in OWN_FAULT
         if there and not other_recipe(run) and not diverged and not complete(run.dir):
             return [*program, "resume", str(run.dir.path), "--quiet", "--json"]
         command = [*program, "train", "--recipe", str(run.file("toml")), "--out", str(run.dir.path), "--quiet"]
@@ -155,7 +157,7 @@ class Child:
         status: Status = "finished"
         reason = ""
         if not complete(run.dir) or other_recipe(run):
-            stopped = code in STOPPED or (stopping and code not in (2, 3))
+            stopped = code in STOPPED or (stopping and code not in OWN_FAULT)
             status = "stopped" if stopped else "failed"
             reason = "" if stopped else self._reason(code)
         run.remember(
@@ -176,7 +178,7 @@ class Child:
             stream.seek(self.log_start)
             text = stream.read().decode("utf-8", "replace").strip()
         for word in ("siamscope train: ", "siamscope resume: "):
-            if code in (2, 3) and word in text:
+            if code in OWN_FAULT and word in text:
                 return text.rpartition(word)[2][:REASON_LENGTH]
         last = text.splitlines()[-1] if text else "it said nothing"
         return f"exit code {code}: {last}"[:REASON_LENGTH]

@@ -6,13 +6,13 @@ Torch-free. The rows themselves: `siamscope.methods`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from tyro.conf import Suppress, arg
 
 Normalise = Literal["l2", "batch", "none"]
-Target = Literal["shared", "detached", "momentum"]
+Target = Literal["shared", "detached", "momentum", "teacher"]
 Predictor = Literal[
     "none", "linear", "mlp", "symmetric", "symmetric-mlp", "directpred", "directset", "directcopy", "optimal",
 ]  # fmt: skip
@@ -21,6 +21,7 @@ Objective = Literal[
     "slices", "composed",
 ]  # fmt: skip
 Norm = Literal["none", "batch", "batch-no-affine"]
+Regulariser = Literal["none", "variance", "isotropic"]
 
 SET_BY_STATISTICS = ("directpred", "directset", "directcopy", "optimal")
 
@@ -82,7 +83,8 @@ class Method:
     normalise: Annotated[Normalise, arg(aliases=("--normalise",))] = "l2"
     """How embeddings are normalised before the objective: to unit length, per dimension over the batch, or not."""
     target: Annotated[Target, arg(aliases=("--target",))] = "detached"
-    """The other branch: shared weights with gradient, the same detached, or a momentum (EMA) copy."""
+    """The other branch: shared weights with gradient, the same detached, a momentum (EMA) copy, or the features of a
+    trained encoder (`teacher`): distillation."""
     predictor: Annotated[Predictor, arg(aliases=("--predictor",))] = "mlp"
     """What stands between the projector and the objective on the online branch."""
     objective: Annotated[Objective, arg(aliases=("--objective",))] = "asymmetric"
@@ -90,7 +92,9 @@ class Method:
     objective_form: Annotated[Literal["loss", "gradient"], arg(aliases=("--objective-form",))] = "loss"
     """Train from the loss by autograd, or from the closed form of its gradient."""
     projector: Head = field(default_factory=Head)
-    """Layers between the backbone and the embedding."""
+    """Layers between the backbone and the embedding; with a teacher its output has the teacher's width in any case."""
+    projector_scale: Annotated[float, arg(aliases=("--wide-projector",))] = 1.0
+    """Multiplies the widths of the projector, hidden and out: 2 doubles them."""
     predictor_head: Head = field(default_factory=lambda: Head(layers=2, hidden=512))
     """Layers of the predictor when it is `mlp` or `symmetric-mlp`."""
     predictor_bias: bool = False
@@ -105,6 +109,13 @@ class Method:
     """Momentum target: copy the online network's batch-norm buffers, or average them as the weights."""
     target_init: Literal["copy", "random"] = "copy"
     """Momentum target: start as a copy of the online network, or as another draw (what DirectPred's code does)."""
+    teacher: Annotated[str, arg(aliases=("--teacher",))] = ""
+    """Teacher target: the run directory or encoder file whose features, standardised, the embeddings are to be."""
+    regulariser: Annotated[Regulariser, arg(aliases=("--regulariser",))] = "none"
+    """A further term on the projector's outputs, before its last normalisation and as unit vectors: `variance`, a hinge
+    on every dimension's deviation (complete collapse); `isotropic`, directions used alike (dimensional collapse)."""
+    regulariser_weight: float = 0.1
+    """Its weight beside the objective; the variance term lies in [0, 1], the isotropic one in [0, log d]."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Asymmetric: minus the cosine, or the squared distance (2 - 2 cos on unit vectors)."""
     temperature: Annotated[float, arg(aliases=("--temperature",))] = 0.2
@@ -120,7 +131,8 @@ class Method:
     balance: Annotated[float, arg(aliases=("--balance",))] = 1.0
     """Spectral, decorrelation, slices, composed: weight of the negative term."""
     rho: Annotated[float, arg(aliases=("--rho",))] = 0.99
-    """Spectral: share of the old correlation F that every step keeps; 0 = F of this batch alone."""
+    """Spectral: share of the old correlation F that every step keeps; 0 = F of this batch alone. Teacher target: the
+    same of the mean and variance of its features."""
     phi: Literal["identity", "inverse", "inverse-sqrt", "log"] = "identity"
     """Spectral: the negative is phi(F) u with phi(s) = s, -1/(s + eps), -1/sqrt(s + eps) or log(s + eps) + 1."""
     statistics: Literal["target", "online"] = "target"
@@ -166,6 +178,13 @@ class Method:
         problem = next(_meaningless(self), None)
         if problem:
             raise MethodError(f"method {self.name!r}: {problem}")
+
+
+def projector_of(row: Method) -> Head:
+    """The projector as it is built: its widths times `projector_scale`, rounded, at least 1."""
+    head = row.projector
+    hidden, out = (max(round(width * row.projector_scale), 1) for width in (head.hidden, head.out))
+    return replace(head, hidden=hidden, out=out)
 
 
 def _meaningless(m: Method) -> Iterator[str]:
@@ -231,12 +250,14 @@ def _out_of_range(m: Method) -> Iterator[str]:
     for name, value in [(n, getattr(m, n)) for n in shares] + [("predictor_options.rho", m.predictor_options.rho)]:
         if not 0 <= value <= 1:
             yield f"{name} must lie in [0, 1], got {value}"
-    weights = ("eps", "balance", "invariance", "variance", "covariance", "bank", "whiten_group")
+    weights = ("eps", "balance", "invariance", "variance", "covariance", "bank", "whiten_group", "regulariser_weight")
     for name, value in [(n, getattr(m, n)) for n in weights] + [("predictor_options.eps", m.predictor_options.eps)]:
         if not 0 <= value < float("inf"):
             yield f"{name} must be a number of at least 0, got {value}"
-    if not 0 < m.predictor_options.power < float("inf"):
-        yield f"predictor_options.power must be above 0, got {m.predictor_options.power}"
+    above = [("predictor_options.power", m.predictor_options.power), ("projector_scale", m.projector_scale)]
+    for name, value in above:
+        if not 0 < value < float("inf"):
+            yield f"{name} must be above 0, got {value}"
     counts = {name: getattr(m, name) for name in ("prototypes", "iterations", "slices", "knots")}
     counts |= {f"predictor_options.{n}": getattr(m.predictor_options, n) for n in ("every", "partitions")}
     for name, value in counts.items():
@@ -289,10 +310,16 @@ def reads_of_predictor(row: Method) -> tuple[str, ...]:
 
 def not_read(row: Method, cells: Sequence[str]) -> list[str]:
     """Those of `cells` (dotted names, as on a command line) that change nothing in this row."""
-    read = {"name", "normalise", "target", "predictor", "objective", "objective_form", "projector"}
+    read = {"name", "normalise", "target", "predictor", "objective", "objective_form", "projector", "regulariser"}
     read |= set(reads_of_objective(row)) | {f"predictor_options.{name}" for name in reads_of_predictor(row)}
     if row.target == "momentum":
         read |= {"momentum", "momentum_end", "momentum_buffers", "target_init"}
+    if row.target == "teacher":
+        read |= {"teacher", "rho"}
+    if row.regulariser != "none":
+        read.add("regulariser_weight")
+    if row.projector.layers:
+        read.add("projector_scale")
     if row.predictor in ("mlp", "symmetric-mlp"):
         read.add("predictor_head")
     if row.predictor in ("linear", "symmetric"):

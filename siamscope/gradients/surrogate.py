@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from siamscope.objectives import Group, Objective
+from siamscope.objectives.regularisers import Regulariser
 
 
 def surrogate(
@@ -56,6 +57,22 @@ def surrogate(
         through.append(_target_role(objective, online, target))
     total = torch.stack(through).sum()
     return _value(objective, online, target, products) + (total - total.detach())
+
+
+def regularised(regulariser: Regulariser, z: Sequence[Tensor], group: Group | None = None) -> Tensor:
+    """The same of a regulariser: its loss as value, the closed form of its gradient in the backward. `z` as there."""
+    group = group or regulariser.group
+    everyone = [group.gather(view.detach()) for view in z]
+    own = slice(group.rank * len(z[0]), (group.rank + 1) * len(z[0]))
+    products = []
+    for index, view in enumerate(z):
+        with torch.no_grad():
+            gradient = group.world_size * regulariser.gradient_terms(everyone, index).total[own]
+        products.append((gradient * view).sum())
+    with torch.no_grad():
+        value: Tensor = regulariser([view.detach() for view in z])
+    total = torch.stack(products).sum()
+    return value + (total - total.detach())
 
 
 def _value(

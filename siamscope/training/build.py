@@ -24,6 +24,7 @@ from siamscope.training.optim import build as build_optimizer
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Branch, Siamese
 from siamscope.training.step import Trainer
+from siamscope.training.teacher import load_teacher
 from siamscope.training.watch import Watch, every
 from siamscope.views.multicrop import multi_crop
 from siamscope.views.policies import ViewSpec, get_policy
@@ -82,8 +83,9 @@ def build_model(recipe: Recipe, channels: int, world: World | None = None) -> Si
     world = world or World()
     backbone = build_backbone(recipe, channels)
     model = Siamese(
-        backbone, backbone.feature_dim, recipe.method, world.group(), another=lambda: _drawn(recipe, channels)
-    )
+        backbone, backbone.feature_dim, recipe.method, world.group(), another=lambda: _drawn(recipe, channels),
+        teacher=load_teacher(recipe.method, channels, world.group()),
+    )  # fmt: skip
     return model.to(world.device)
 
 
@@ -122,6 +124,8 @@ def build_trainer(
         )
     steps = config.steps or max(round(config.epochs * steps_per_epoch), 1)
     model = build_model(recipe, channels, world)
+    if model.teacher is not None:
+        model.teacher.sees(norm.mean, norm.std)
     if precision.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:

@@ -12,14 +12,16 @@ from torch.nn import functional as F
 
 from siamscope import methods, objectives
 from siamscope.gradients.composed import Composed
-from siamscope.gradients.surrogate import surrogate
+from siamscope.gradients.surrogate import regularised, surrogate
 from siamscope.networks.heads import mlp
 from siamscope.networks.heads_spec import LayerSpec
 from siamscope.networks.predictors import Predictor, create_predictor
 from siamscope.objectives import Group, Objective
 from siamscope.objectives.base import full
-from siamscope.row import Head, Method, MethodError, reads_of_objective
+from siamscope.objectives.regularisers import create_regulariser
+from siamscope.row import Head, Method, MethodError, projector_of, reads_of_objective
 from siamscope.training.target import update_target
+from siamscope.training.teacher import Teacher, as_taught
 from siamscope.views.cutmix import Mix, apply_mix, partners
 
 TARGET_VIEWS = 2
@@ -29,7 +31,7 @@ TARGET_VIEWS = 2
 class Branch(nn.Module):
     """Backbone and projector: images (n, C, H, W) to embeddings (n, d)."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Sequential) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -38,6 +40,13 @@ class Branch(nn.Module):
         out: Tensor = self.projector(self.backbone(images))
         return out
 
+    def in_two(self, images: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """What the `last` modules of the projector are given, and what they make of it: the embeddings."""
+        split = len(self.projector) - last
+        before: Tensor = self.projector[:split](self.backbone(images))
+        embeddings: Tensor = self.projector[split:](before)
+        return before, embeddings
+
 
 class Siamese(nn.Module):
     """A method's row as a module; `forward(views)` is the loss of a batch.
@@ -45,7 +54,8 @@ class Siamese(nn.Module):
     The first two views have a target; further ones (local crops) only follow it. The stop-gradient of the target is the
     one `detach` (or `no_grad`) in `targets`.
 
-    `another` makes a second backbone, which the momentum target has with target_init 'random'.
+    `another` makes a second backbone, which the momentum target has with target_init 'random'; `teacher` is the target
+    of a row that has one, and the projector's output gets its width.
     """
 
     def __init__(
@@ -55,14 +65,18 @@ class Siamese(nn.Module):
         row: Method,
         group: Group | None = None,
         another: Callable[[], nn.Module] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
+        row = as_taught(row, teacher, feature_dim)
         self.row = row
         self.group = group or Group()
-        self.online = Branch(backbone, mlp(feature_dim, layers(row.projector)))
-        width = row.projector.out if row.projector.layers else feature_dim
+        self.online = Branch(backbone, mlp(feature_dim, layers(projector_of(row))))
+        width = projector_of(row).out if row.projector.layers else feature_dim
         self.predictor = _predictor(row, width, self.group)
         self.objective = build_objective(row, width, self.group)
+        self.regulariser = create_regulariser(row.regulariser, self.group)
+        self.teacher = teacher
         self.target = _target(self.online, feature_dim, row, another) if row.target == "momentum" else None
         self.normalise = _normaliser(row, self.objective.unit_length, width)
         self.pending: tuple[list[Tensor], list[Tensor]] | None = None
@@ -75,7 +89,8 @@ class Siamese(nn.Module):
         """
         whole = views[:TARGET_VIEWS]
         shown = [apply_mix(view, mix) for view in whole] if mix else list(whole)
-        z = [self.online(view) for view in (*shown, *views[TARGET_VIEWS:])]
+        z, raw = self._embedded(shown)
+        z += [self.online(view) for view in views[TARGET_VIEWS:]]
         t = self.targets(whole, None if mix else z)
         with torch.autocast(views[0].device.type, enabled=False):  # statistics and softmax in float32
             if self.training:
@@ -85,7 +100,22 @@ class Siamese(nn.Module):
             online = [self.normalise(full(x)) for x in p]
             same = self.row.target == "shared" and self.row.predictor == "none" and not mix
             target = online[: len(t)] if same else [self.normalise(full(x)) for x in t]
-            return self._loss(online, target, mix)
+            loss = self._loss(online, target, mix)
+            return loss if self.regulariser is None else loss + self._regularised([full(x) for x in raw])
+
+    def _embedded(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Embeddings, and what the regulariser is of: them before a last normalisation, which hides their spread."""
+        if self.regulariser is None:
+            return [self.online(view) for view in views], []
+        head = self.row.projector
+        both = [self.online.in_two(view, int(head.layers > 0 and head.last_norm != "none")) for view in views]
+        return [z for _, z in both], [before for before, _ in both]
+
+    def _regularised(self, raw: list[Tensor]) -> Tensor:
+        assert self.regulariser is not None
+        by_loss = self.row.objective_form == "loss"
+        value: Tensor = self.regulariser(raw) if by_loss else regularised(self.regulariser, raw, self.group)
+        return self.row.regulariser_weight * value
 
     def _loss(self, online: list[Tensor], target: list[Tensor], mix: Mix | None) -> Tensor:
         fixed = [u.detach() for u in online], [t.detach() for t in target]
@@ -111,13 +141,16 @@ class Siamese(nn.Module):
         return surrogate(self.objective, online, target, shared=self.row.target == "shared", group=self.group)
 
     def targets(self, views: Sequence[Tensor], z: Sequence[Tensor] | None) -> list[Tensor]:
-        """The target branch's embeddings: shared weights, the same detached, or the momentum network's.
+        """The target branch's embeddings: shared weights, the same detached, the momentum network's or the teacher's.
 
         `z`: the online embeddings of these views, if the online branch has seen them.
         """
         if self.target is not None:
             with torch.no_grad():
                 return [self.target(view) for view in views]
+        if self.teacher is not None:
+            taught: list[Tensor] = self.teacher(views)
+            return taught
         if self.row.target == "shared":
             return [self.online(view) for view in views] if z is None else list(z[: len(views)])
         if z is None:
@@ -162,7 +195,7 @@ def _target(online: Branch, feature_dim: int, row: Method, another: Callable[[],
         return frozen_copy(online)
     if another is None:
         raise MethodError(f"method {row.name!r}: target_init 'random' needs `another`, which makes a second backbone")
-    return Branch(another(), mlp(feature_dim, layers(row.projector))).requires_grad_(False)
+    return Branch(another(), mlp(feature_dim, layers(projector_of(row)))).requires_grad_(False)
 
 
 def _predictor(row: Method, width: int, group: Group) -> Predictor:

@@ -14,6 +14,7 @@ from siamscope import views
 from siamscope.data import Dataset
 from siamscope.gradients import pairs
 from siamscope.recipe import Recipe
+from siamscope.row import projector_of
 from siamscope.rundir import RunDir
 from siamscope.training import checkpoint
 from siamscope.training.build import Normalisation, build_model, specs_of
@@ -86,7 +87,7 @@ def origin(recipe: Recipe, source: str, count: int, others: bool, reporter: Repo
 
 def _random(recipe: Recipe, count: int, batches: int) -> Iterator[Moment]:
     """Unit vectors of the projector's width, standard deviations falling as k^-1/2, positives differing by noise."""
-    drawn = [pairs.draw(recipe.train.seed + k * 2**20, count, recipe.method.projector.out) for k in range(batches)]
+    drawn = [pairs.draw(recipe.train.seed + k * 2**20, count, projector_of(recipe.method).out) for k in range(batches)]
     every = [Views((pair.u1, pair.u2)) for pair in drawn]
     yield Moment(0, "random", Embeddings(every[0], tuple(every[1:])))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 
 from siamscope import views
 from siamscope.data.source import Source
-from siamscope.evaluation.features import extract
+from siamscope.evaluation.features import evaluating, extract
 from siamscope.training.build import Normalisation
+from siamscope.training.siamese import TARGET_VIEWS
+from siamscope.views.policies import ViewSpec
+
+CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,44 @@ class Encode:
 
     def _clean(self, images: Tensor) -> Tensor:
         return views.eval_view(images, self.size, self.norm.mean, self.norm.std)
+
+
+@torch.inference_mode()
+def of_views(
+    encoder: nn.Module,
+    encode: Encode,
+    parts: Sequence[Split],
+    specs: Sequence[ViewSpec],
+    q: int,
+    most: int,
+    seed: int,
+    head: nn.Module | None = None,
+) -> Tensor:
+    """(n, q, d) features, float32 on the CPU, of q random views of each of at most `most` images.
+
+    The images are evenly spread over the parts. The views are drawn from the first two of `specs` in turn. `head`: a projector, whose output is then given. Both
+    modules must be on the device of `encode`; they are in eval mode meanwhile.
+    """
+    chosen = [specs[k % min(len(specs), TARGET_VIEWS)] for k in range(q)]
+    generator = torch.Generator().manual_seed(seed)
+    found: list[Tensor] = []
+    with evaluating(encoder), evaluating(head or nn.Identity()):
+        for images in _blocks(parts, most, max(CHUNK // q, 1)):
+            batch = torch.from_numpy(images).to(encode.device)
+            drawn = views.make_views(batch, chosen, generator, mean=encode.norm.mean, std=encode.norm.std)
+            rows = [encoder(view) for view in drawn]
+            rows = rows if head is None else [head(row) for row in rows]
+            found.append(torch.stack(rows, dim=1).float().cpu())
+    return torch.cat(found)
+
+
+def _blocks(parts: Sequence[Split], most: int, step: int) -> Iterator[NDArray[np.uint8]]:
+    """Blocks of at most `step` images, `most` in all, evenly spread over the parts."""
+    total = sum(map(len, parts))
+    kept = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(np.int64))
+    start = 0
+    for part in parts:
+        rows = kept[(kept >= start) & (kept < start + len(part))] - start
+        for at in range(0, len(rows), step):
+            yield part.read(rows[at : at + step])
+        start += len(part)

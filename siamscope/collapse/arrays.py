@@ -1,8 +1,7 @@
 """The little this room needs to treat numpy arrays and torch tensors alike, without importing torch.
 
 Both know ``@``, ``.T``, ``.mean(axis)`` and broadcasting, so the covariance is computed where the features live (on a
-GPU
-if they are there); only conversion and finiteness differ, and those live here.
+GPU if they are there); only conversion and finiteness differ, and those live here.
 """
 
 from collections.abc import Iterator
@@ -25,12 +24,18 @@ def is_tensor(x: object) -> bool:
     return hasattr(x, "detach") and hasattr(x, "cpu")
 
 
-def to_float64(x: Array) -> Array:
-    """`x` in float64, detached from the graph, on its own device (on the CPU where the device has no float64)."""
+def detached(x: Array) -> Array:
+    """`x` as an array, or as a tensor off the graph (on the CPU where the device has no float64), to compute with."""
     if is_tensor(x):
         x = x.detach()
-        return (x.cpu() if x.device.type == "mps" else x).double()
-    return np.asarray(x, dtype=np.float64)
+        x = x.cpu() if x.device.type == "mps" else x
+        return x if x.is_floating_point() else x.double()
+    return np.asarray(x)
+
+
+def to_float64(x: Array) -> Array:
+    """`x` in float64, detached from the graph, on its own device (on the CPU where the device has no float64)."""
+    return detached(x).double() if is_tensor(x) else np.asarray(x, dtype=np.float64)
 
 
 def to_numpy(x: Array) -> Float64:
@@ -76,5 +81,6 @@ def in_chunks(x: Array) -> Iterator[Array]:
 
 def unit_rows(x: Array) -> Array:
     """Rows of the float64 matrix `x` (N, d) divided by their L2 norm; a zero row stays zero."""
-    norm = ((x * x).sum(1) ** 0.5)[:, None]
+    squares = (x * x).sum(1) if is_tensor(x) else np.einsum("ij,ij->i", x, x)  # without a copy of x
+    norm = (squares**0.5)[:, None]
     return x / (norm + (norm == 0))

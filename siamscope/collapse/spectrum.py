@@ -10,7 +10,9 @@ import numpy.typing as npt
 from siamscope.collapse.arrays import (
     Array,
     Float64,
+    detached,
     in_chunks,
+    is_finite,
     like,
     require_finite,
     require_matrix,
@@ -19,10 +21,6 @@ from siamscope.collapse.arrays import (
     unit_rows,
 )
 from siamscope.collapse.errors import CollapseError
-
-_CHUNK_ENTRIES = (
-    1 << 24
-)  # rows x d per update: 128 MiB in float64, so that the float64 copy of the features stays small
 
 
 class TooFewSamples(UserWarning):
@@ -96,22 +94,26 @@ class CovarianceState:
             raise CollapseError(f"a batch of features has {rows.shape[1]} columns; this state was made for {self.d}.")
         if rows.shape[0] == 0:
             return self
-        rows = to_float64(rows)
-        require_finite(rows, "a batch of features")
+        rows = detached(rows)
+        first = to_float64(rows[0])
         if self.n == 0:
-            self._move(rows)
+            self._move(first)
         # Measured from a point inside the cloud, identical rows give exactly zero and a large offset costs no digits.
-        origin = self.mean if self.n else rows[0]
-        shifted = rows - like(origin, rows)
+        origin = self.mean if self.n else first
+        shifted = rows - like(origin, first)  # in float64, also of float32 rows
         offset = shifted.mean(0)
-        centred = shifted - offset
-        self._add(rows.shape[0], like(offset, self.mean), like(centred.T @ centred, self.m2), origin)
+        if not is_finite(offset):  # as every NaN or infinity makes it; cheaper than to look at all entries
+            require_finite(to_float64(rows), "a batch of features")
+            raise CollapseError("a batch of features holds numbers too large to add up; scale them down.")
+        shifted -= offset
+        self._add(rows.shape[0], like(offset, self.mean), like(shifted.T @ shifted, self.m2), origin)
         return self
 
     def _add(self, n: int, offset: Array, m2: Array, origin: Array) -> None:
         """Chan's merge with a block of `n` rows whose mean is origin + offset; origin is our mean, if we have one."""
         if self.n:
-            self.m2 = self.m2 + m2 + offset[:, None] * offset[None, :] * (self.n * n / (self.n + n))
+            self.m2 = self.m2 + m2
+            self.m2 += offset[:, None] * offset[None, :] * (self.n * n / (self.n + n))
             self.mean = self.mean + offset * (n / (self.n + n))
         else:
             self.m2, self.mean = m2, origin + offset
@@ -198,8 +200,7 @@ def spectrum(features: Array, *, center: bool = True, row_norm: bool = False) ->
         return _spectrum_of_few(features, center, row_norm)
     state = CovarianceState(features.shape[1])
     for chunk in in_chunks(features):
-        rows = to_float64(chunk)
-        state.update(unit_rows(rows) if row_norm else rows)
+        state.update(unit_rows(to_float64(chunk)) if row_norm else chunk)
     return state.spectrum(center=center, row_norm=row_norm)
 
 

@@ -1,7 +1,7 @@
 """Commands that are a module of `siamscope.workflow` each, alone or in a group: parse, hand over, print.
 
-Such a module has `Options` (a dataclass), `run(options) -> Answer` and, where defaults depend on the command line,
-`default(args) -> Options`.
+Such a module has `Options` (a dataclass), `run(options) -> Answer` and, where they are needed, `arguments(args)`, which
+rewrites the command line, and `default(args) -> Options`, whose defaults depend on it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ GROUPS = {
     "study": {
         "size": "size of the data against size of the model, at a fixed number of steps",
         "order": "orders of presentation against size of the model, at a fixed number of steps",
+        "remedies": "an ill run, and what each remedy that one flag turns on does to it",
+        "distill": "capacity or optimisation: a small encoder alone, and distilled from a large one",
     },
 }
 """Modules `siamscope.workflow.GROUP.NAME`."""
@@ -56,6 +58,7 @@ def _run(module_name: str, words: str, about: str, args: list[str]) -> int:
     import tyro
 
     module = importlib.import_module(f"siamscope.workflow.{module_name}")
+    args = module.arguments(args) if hasattr(module, "arguments") else args
     default = module.default(args) if hasattr(module, "default") else None
     given = tyro.cli(module.Options, args=args, prog=f"siamscope {words}", description=f"{about}.", default=default)
     answer = module.run(given)

@@ -88,7 +88,7 @@ def measure(features: Array) -> Vitals:
 
 
 def assess(
-    embeddings: Vitals,
+    embeddings: Vitals | None,
     features: Vitals | None = None,
     *,
     untrained_features: Vitals | None = None,
@@ -108,7 +108,8 @@ def assess(
     to 1 + (m - 1)/5 and 1 + 2(m - 1)/5 where these are less than 3 and 6.
 
     Args:
-        embeddings: of the projector's output (or whatever the loss compares).
+        embeddings: of the projector's output (or whatever the loss compares); None where only an encoder is left. Then
+            the rules on embeddings fall away: features may share a large common part, as after a ReLU.
         features: of the backbone's pooled output.
         untrained_features: the same before training; tells "lost what it had" from "never had it".
         step: training steps done; None for a finished run.
@@ -119,14 +120,19 @@ def assess(
             (f"{step} steps: batch-norm statistics need about {SETTLING_STEPS} to settle before they can be judged",),
             (),
         )
-    findings = [*_of_spread(embeddings), *_of_rank(embeddings, "embeddings")]
+    if embeddings is None and features is None:
+        raise CollapseError("there is nothing to assess: give vitals of embeddings, of features, or of both.")
+    findings = [] if embeddings is None else [*_of_spread(embeddings), *_of_rank(embeddings, "embeddings")]
     if features is not None:
         findings += [*_of_rank(features, "backbone features"), *_of_loss(features, untrained_features)]
     status: Status = "healthy"
     if findings:
         status = "collapse" if any(f.complete for f in findings) else "partial collapse"
     findings.sort(key=lambda f: not f.complete)
-    reasons = [f.reason for f in findings] or [_described(embeddings, "embeddings")]
+    reasons = [f.reason for f in findings]
+    if not reasons:
+        shown = (embeddings, "embeddings") if embeddings is not None else (features, "backbone features")
+        reasons = [_described(vitals, name) for vitals, name in (shown,) if vitals is not None]
     advice = [line for f in findings for line in f.advice]
     notes = [
         _few_samples(vitals, name)

@@ -42,7 +42,7 @@ def judge(run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: N
     untrained = build_backbone(recipe, dataset.train.channels).to(device)
     encoders = {"trained": model.online.backbone, "untrained": untrained}
     found = figures(encoders, encode, dataset, recipe.evaluation, recipe.train.seed)
-    label_free = scored.of_encoders(encoders, encode, dataset, recipe.train.seed)
+    label_free = scored.of_encoders(encoders, encode, dataset, specs_of(recipe), recipe.train.seed)
     result = {"verdict": verdict(run, found)} | found | label_free
     run.write_json(run.evaluation, result)
     gallery(run, recipe, model, encode, dataset)

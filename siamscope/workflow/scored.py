@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 import siamscope
 from siamscope import collapse
+from siamscope.collapse.moments import moment_scores, moments
 from siamscope.data import Dataset
-from siamscope.workflow.features import Encode, Split
+from siamscope.views.policies import ViewSpec
+from siamscope.workflow.features import Encode, Split, of_views
 
 SCORED = 10_000
 """Validation images at most."""
+VIEWS, VIEWED = 8, 256
+"""Views of each of so many of these images, for LiDAR and alignment: 2,048 passes."""
 
 
-def of_encoders(encoders: dict[str, nn.Module], encode: Encode, dataset: Dataset, seed: int) -> dict[str, Any]:
+def of_encoders(
+    encoders: Mapping[str, nn.Module], encode: Encode, dataset: Dataset, specs: Sequence[ViewSpec], seed: int
+) -> dict[str, Any]:
     """`scores` of the trained and `scores_untrained` of the untrained encoder, and `scored`: what they were taken of.
 
-    Pooled features in eval mode, of whole validation images without augmentation; none where there is one image only.
+    Pooled features in eval mode, of whole validation images without augmentation (LiDAR and alignment: of random views
+    by `specs`); nothing where there is one image only.
     """
     part = Split.of(dataset.val, SCORED, seed)
     if len(part) < 2:
         return {}
     features = {name: encode(encoder, part) for name, encoder in encoders.items()}
+    views = {name: of_views(encoder, encode, [part], specs, VIEWS, VIEWED, seed) for name, encoder in encoders.items()}
     n, d = features["trained"].shape
     about = {
         "n": n,
@@ -34,29 +44,31 @@ def of_encoders(encoders: dict[str, nn.Module], encode: Encode, dataset: Dataset
         "row_norm": False,
         "layer": "backbone, after pooling",
         "augmented": False,
+        "views": {"images": len(views["trained"]), "per_image": VIEWS},
         "dtype": "float32",
         "seed": seed,
         "siamscope": siamscope.__version__,
     }
     return {
-        "scores": of_features(features["trained"]),
-        "scores_untrained": of_features(features["untrained"]),
+        "scores": scores(features["trained"], views["trained"]),
+        "scores_untrained": scores(features["untrained"], views["untrained"]),
         "scored": about,
     }
 
 
-def of_features(features: Tensor) -> dict[str, float]:
-    """Scores by their canonical names. Features with NaN or infinity have none: the verdict says that."""
+def scores(features: Tensor, views: Tensor) -> dict[str, float]:
+    """Scores of features (N, d) and of views (n, q, d) by their names, as far as they have a value.
+
+    Features with NaN or infinity have none: the verdict says what is wrong with them.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", collapse.TooFewSamples)
+        warnings.simplefilter("ignore", collapse.TooFewSamples)  # `scored` holds n and d
         try:
-            sigma = collapse.spectrum(features).singular_values
-            std = collapse.embedding_std(features)
+            found = moment_scores(moments(features)) | {
+                "uniformity": collapse.uniformity(features),
+                "lidar": collapse.lidar(views),
+                "alignment": collapse.view_alignment(views[:, 0], views[:, 1]),
+            }
         except collapse.CollapseError:
             return {}
-    return {
-        "auc_sigma": collapse.auc(sigma),
-        "auc_lambda": collapse.auc(sigma, of="lambda"),
-        "effective_rank": collapse.effective_rank(sigma),
-        "embedding_std": std,
-    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -237,7 +237,7 @@ def execute(runs: Sequence[Run], jobs: int, threads: int, ended: Callable[[Run, 
         while signals.children or (waiting and not signals.received):
             while waiting and len(signals.children) < jobs and not signals.received:
                 run = waiting.popleft()
-                if _busy(run):
+                if busy(run):
                     ended(run, "busy", "another process is working in it; run the command again later")
                 else:
                     signals.start(run, threads)
@@ -248,7 +248,7 @@ def execute(runs: Sequence[Run], jobs: int, threads: int, ended: Callable[[Run, 
         return signals.received
 
 
-def _busy(run: Run) -> bool:
+def busy(run: Run) -> bool:
     """Whether a process holds the run: a child that outlived a comparison which was killed."""
     if not run.dir.path.is_dir():
         return False

@@ -273,6 +273,8 @@ def _order(recipe: Recipe) -> typing.Iterator[str]:
     if config.name == "hybrid" and config.switch in (0, 1):
         other = "'current'" if config.switch else "'iid'"
         yield f"order.switch must be above 0 and below 1, got {config.switch:g}: that is order.name {other}"
+    if config.shift == "domain" and not recipe.data.domains:
+        yield "order.shift 'domain' needs data.domains: a folder whose images lie in DOMAIN/CLASS/"
     if config.name == "stream" and (recipe.data.kind in ("idx", "npz", "npy") or recipe.data.source in _ENDS):
         yield "order.name 'stream' needs images that never end: data.source shapes, or a folder of image files"
 

@@ -39,6 +39,9 @@ class DataConfig:
     classes: int = 10
     """Classes of the shapes source; the other sources know their own."""
 
+    domains: Annotated[bool, arg(aliases=("--domains",))] = False
+    """Whether a folder's images lie in DOMAIN/CLASS/: the second folder is then the class; otherwise the first is."""
+
     val_samples: int = 0
     """Validation images, drawn from the training data by the seed. 0: by val_fraction."""
 
@@ -85,8 +88,9 @@ class DataConfig:
         fraction = self.val_fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise DataError(f"val_fraction must lie between 0 and 1, both excluded; got {fraction!r}")
-        if not isinstance(self.strict, bool):
-            raise DataError(f"strict must be true or false; got {self.strict!r}")
+        for name in ("strict", "domains"):
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"{name} must be true or false; got {getattr(self, name)!r}")
         if not isinstance(self.cache_dir, str):
             raise DataError(f"cache_dir must be a path; got {self.cache_dir!r}")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,15 +45,45 @@ class Listing:
         text = "\n".join(lines).encode("utf-8", "surrogateescape")
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
-    def classes(self) -> tuple[str, ...]:
-        """The sub-folders directly below the root, if every image lies in one of at least two; else nothing."""
-        tops = {path.split("/", 1)[0] if "/" in path else "" for path in self.paths}
-        return tuple(sorted(tops)) if "" not in tops and len(tops) > 1 else ()
+    def classes(self, level: int = 0) -> tuple[str, ...]:
+        """The sub-folders `level` folders below the root, if every image lies in one of at least two; else nothing."""
+        names = {path.split("/")[level] if path.count("/") > level else "" for path in self.paths}
+        return tuple(sorted(names)) if "" not in names and len(names) > 1 else ()
 
-    def labels(self, class_names: tuple[str, ...]) -> Indices:
+    def labels(self, class_names: tuple[str, ...], level: int = 0) -> Indices:
         """The class of each file as its place in `class_names`."""
         place = {name: i for i, name in enumerate(class_names)}
-        return np.array([place[path.split("/", 1)[0]] for path in self.paths], np.int64)
+        return np.array([place[path.split("/")[level]] for path in self.paths], np.int64)
+
+    def domains(self) -> tuple[str, ...]:
+        """The first folders of DOMAIN/CLASS/image.
+
+        Raises:
+            DataError: an image does not lie so deep.
+        """
+        shallow = next((path for path in self.paths if path.count("/") < 2), None)
+        if shallow is not None:
+            raise DataError(
+                f"data.domains asks for DOMAIN/CLASS/image below {str(self.root)!r}, but there is {shallow!r}"
+            )
+        return tuple(sorted({path.split("/", 1)[0] for path in self.paths}))
+
+    def only(self, paths: Iterable[str]) -> "Listing":
+        """Of these files alone, in this listing's order.
+
+        Raises:
+            DataError: one of them is not there any more.
+        """
+        wanted = set(paths)
+        rows = [row for row, path in enumerate(self.paths) if path in wanted]
+        if len(rows) < len(wanted):
+            gone = sorted(wanted - {self.paths[row] for row in rows})
+            raise DataError(
+                f"{len(gone)} images that were used before are gone from {str(self.root)!r}, such as {gone[0]!r}: put "
+                "them back"
+            )
+        sizes, times = ([column[row] for row in rows] for column in (self.sizes, self.times))
+        return Listing(self.root, [self.paths[row] for row in rows], sizes, times)
 
 
 def list_images(root: Path) -> Listing:

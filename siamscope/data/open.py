@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from siamscope.data.source import ArraySource, Numbered, ShapesSource, Source, d
 from siamscope.data.splits import three_way, validation_count
 
 _SHAPES_TRAIN, _SHAPES_TEST = 10_000, 2_000
-_SHAPES_VAL_AT, _SHAPES_TEST_AT = 2**40, 2**41  # no training index reaches them
+SHAPES_VAL_AT, _SHAPES_TEST_AT = 2**40, 2**41  # no training index reaches them
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Dataset:
     only; None if the data have none. rejected: files set aside. hint: what a user may want to know about how the data
     were read, or None. streams: whether the images are more than the memory budget, so that they should be read
     from the cache batch by batch. config: the configuration with what was found filled in; it opens the same images.
+    files: the usable files of each split of a folder of images (relative to the split's folder), else nothing.
     """
 
     train: Source
@@ -43,13 +44,15 @@ class Dataset:
     hint: str | None
     streams: bool
     config: DataConfig
+    files: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """A hash of all images, labels and the split."""
         parts = [self.train, self.val, *([self.test] if self.test else [])]
         labels = [b"" if s.labels is None else s.labels.astype("<i8").tobytes() for s in parts]
-        return digest(*(s.fingerprint.encode() for s in parts), *labels)
+        domains = [s.domains.astype("<i8").tobytes() for s in parts if s.domains is not None]
+        return digest(*(s.fingerprint.encode() for s in parts), *labels, *domains)
 
 
 @dataclass
@@ -61,24 +64,30 @@ class _Found:
     test: Source | None = None
     rejected: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
 
 
-def open_dataset(config: DataConfig, progress: Progress = quiet) -> Dataset:
+def open_dataset(
+    config: DataConfig, progress: Progress = quiet, known: Mapping[str, list[str]] | None = None
+) -> Dataset:
     """Open the images that `config` asks for; decode image files first if the cache does not hold them.
 
-    progress: called while something long goes on (see siamscope.data.progress).
+    progress: called while something long goes on (see siamscope.data.progress). known: of a folder of images, only the
+    files that `Dataset.files` named before.
 
     Raises:
         DataError: the data are missing, unusable or too few, or the cache cannot be written.
     """
     memory = budget(config.memory_budget_mb)
     kind, path = _kind_and_path(config)
+    if config.domains and kind != "folder":
+        raise DataError(f"data.domains goes with a folder of image files, not with kind {kind!r}")
     if kind == "shapes":
         return _shapes(config, memory)
     assert path is not None  # only shapes has none
     if kind == "folder":
-        opened = open_folder(path, config, progress)
-        found = _Found(opened.train, opened.val, opened.test, opened.rejected, opened.notes)
+        opened = open_folder(path, config, progress, known)
+        found = _Found(opened.train, opened.val, opened.test, opened.rejected, opened.notes, opened.usable)
     else:
         found = _open_arrays(kind, path, config, memory, progress)
     train, val, test, note = three_way(found.train, found.val, found.test, config)
@@ -93,7 +102,8 @@ def open_dataset(config: DataConfig, progress: Progress = quiet) -> Dataset:
     )
     name = config.source if config.source in NAMED_SOURCES else path.absolute().name
     hint = "; ".join([*found.notes, *([note] if note else [])]) or None
-    return Dataset(train, val, test, name, found.rejected, hint, _total(train, val, test) > memory, resolved)
+    streams = _total(train, val, test) > memory
+    return Dataset(train, val, test, name, found.rejected, hint, streams, resolved, found.files)
 
 
 def _total(train: Source, val: Source, test: Source | None) -> int:
@@ -147,7 +157,7 @@ def _shapes(config: DataConfig, memory: int) -> Dataset:
     except ValueError as error:
         raise DataError(str(error)) from error
     train = ShapesSource(spec, count)
-    val = ShapesSource(spec, held, _SHAPES_VAL_AT)
+    val = ShapesSource(spec, held, SHAPES_VAL_AT)
     test = ShapesSource(spec, tests, _SHAPES_TEST_AT)
     resolved = replace(
         config, source="shapes", kind="shapes", channels=spec.channels, samples=count, val_samples=held,

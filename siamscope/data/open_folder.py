@@ -1,6 +1,7 @@
 """Opens a folder of image files: list, decode what the cache does not hold, name the classes."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,35 +26,53 @@ class OpenedFolder:
     test: Source | None = None
     rejected: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    usable: dict[str, list[str]] = field(default_factory=dict)
 
 
-def open_folder(root: Path, config: DataConfig, progress: Progress) -> OpenedFolder:
-    """Open a folder; see `find_splits` and `Listing.classes` for how its layout is read.
-
-    Raises:
-        DataError: no usable image, or (strict) one that had to be set aside.
-    """
+def decode_options(config: DataConfig) -> DecodeOptions:
+    """How image files are decoded. Raises DataError for a number of channels that they cannot have."""
     channels = config.channels or 3
     if channels not in (1, 3):
         raise DataError(f"data.channels must be 0, 1 or 3 for image files; got {channels}")
-    options = DecodeOptions(config.size, channels, config.max_pixels, config.min_side)
+    return DecodeOptions(config.size, channels, config.max_pixels, config.min_side)
+
+
+def open_folder(
+    root: Path, config: DataConfig, progress: Progress, known: Mapping[str, list[str]] | None = None
+) -> OpenedFolder:
+    """Open a folder; see `find_splits` and `Listing.classes` for how its layout is read.
+
+    known: the files to use of each split (relative to its folder), as `usable` of an earlier call named them; the
+    others are passed over.
+
+    Raises:
+        DataError: no usable image, or (strict) one that had to be set aside, or a known one that is gone.
+    """
+    options = decode_options(config)
     folders = find_splits(root)
     listings = {split: list_images(folder) for split, folder in folders.items()}
+    if known is not None:
+        empty = Listing(root, [], [], [])
+        listings = {split: listings.get(split, empty).only(paths) for split, paths in known.items()}
     for listing in listings.values():
         _require_images(listing)
-    classes = {split: listing.classes() for split, listing in listings.items()}
+    level = int(config.domains)
+    domains = tuple(sorted(set().union(*(x.domains() for x in listings.values())))) if config.domains else None
+    classes = {split: listing.classes(level) for split, listing in listings.items()}
     names = tuple(sorted(set().union(*classes.values())))
     opened: dict[str, Source] = {}
     rejected: list[Rejected] = []
+    usable: dict[str, list[str]] = {}
     for split, listing in listings.items():
         entry = _entry(listing, options, config, progress)
         prefix = "" if listing.root == root else listing.root.name + "/"
         aside = [*listing.broken, *(Rejected(listing.paths[row], why) for row, why in entry.rejected.items())]
         rejected += [Rejected(prefix + item.path, item.reason) for item in aside]
         _check_rejected(listing, entry, rejected, config.strict)
-        opened[split] = _source(listing, entry, prefix, names if classes[split] else None)
+        opened[split] = _source(listing, entry, prefix, names if classes[split] else None, domains)
+        usable[split] = [path for row, path in enumerate(listing.paths) if row not in entry.rejected]
     notes = _notes(root, listings, classes["train"], folders, len(rejected))
-    return OpenedFolder(opened["train"], opened.get("val"), opened.get("test"), rejected, notes)
+    return OpenedFolder(opened["train"], opened.get("val"), opened.get("test"), rejected, notes, usable)
 
 
 def _require_images(listing: Listing) -> None:
@@ -92,10 +111,17 @@ def _check_rejected(listing: Listing, entry: Entry, rejected: list[Rejected], st
         )
 
 
-def _source(listing: Listing, entry: Entry, prefix: str, class_names: tuple[str, ...] | None) -> Source:
-    labels = None if class_names is None else listing.labels(class_names)
+def _source(
+    listing: Listing,
+    entry: Entry,
+    prefix: str,
+    class_names: tuple[str, ...] | None,
+    domain_names: tuple[str, ...] | None,
+) -> Source:
+    labels = None if class_names is None else listing.labels(class_names, int(domain_names is not None))
+    domains = None if domain_names is None else listing.labels(domain_names)
     paths = [prefix + path for path in listing.paths] if prefix else listing.paths
-    source = ArraySource(entry.images, labels, class_names, paths, entry.digest)
+    source = ArraySource(entry.images, labels, class_names, paths, entry.digest, domains, domain_names)
     if not entry.rejected:
         return source
     usable = np.ones(len(source), np.bool_)

@@ -21,13 +21,16 @@ class Source(ABC):
     """Images of one size under the indices 0 .. len - 1.
 
     channels, size: every image is uint8 (channels, size, size). labels: int64 (len,), or None. class_names: one a
-    class, or None. names: one an image (a path below the folder, or a number). fingerprint: a hash of what it holds.
+    class, or None. domains, domain_names: the same of where the images come from (`data.domains`). names: one an image
+    (a path below the folder, or a number). fingerprint: a hash of what it holds.
     """
 
     channels: int
     size: int
     labels: Indices | None
     class_names: tuple[str, ...] | None
+    domains: Indices | None = None
+    domain_names: tuple[str, ...] | None = None
     names: Sequence[str]
     fingerprint: str
 
@@ -57,6 +60,8 @@ class Subset(Source):
         self.channels, self.size = source.channels, source.size
         self.labels = None if source.labels is None else source.labels[indices]
         self.class_names = source.class_names
+        self.domains = None if source.domains is None else source.domains[indices]
+        self.domain_names = source.domain_names
         self.names = Picked(source.names, indices)
         self.fingerprint = digest(source.fingerprint.encode(), indices.astype("<i8").tobytes())
 
@@ -70,7 +75,7 @@ class Subset(Source):
 class ArraySource(Source):
     """Images held in an array: uint8 (N, C, S, S), in memory or memory-mapped.
 
-    labels: integers (N,), or None. Raises DataError if shapes or types do not fit.
+    labels, domains: integers (N,), or None. Raises DataError if shapes or types do not fit.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class ArraySource(Source):
         class_names: tuple[str, ...] | None = None,
         names: Sequence[str] | None = None,
         fingerprint: str | None = None,
+        domains: Indices | None = None,
+        domain_names: tuple[str, ...] | None = None,
     ) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
             raise DataError(f"images must be uint8 of shape N×C×S×S; got {images.dtype} of shape {images.shape}")
@@ -87,6 +94,7 @@ class ArraySource(Source):
         self.channels, self.size = int(images.shape[1]), int(images.shape[2])
         self.labels = checked_labels(labels, len(images))
         self.class_names = class_names
+        self.domains, self.domain_names = checked_labels(domains, len(images)), domain_names
         self.names = Numbered(len(images)) if names is None else names
         if len(self.names) != len(images):
             raise DataError(f"{len(self.names)} names for {len(images)} images")

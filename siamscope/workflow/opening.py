@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from siamscope.data import Dataset, console_progress, open_dataset
 from siamscope.data.config import DataConfig
 from siamscope.training.progress import Reporter, Silent
 
 
-def opened(config: DataConfig, reporter: Reporter) -> Dataset:
-    """The data set; progress of decoding is shown unless the reporter is silent."""
+def opened(config: DataConfig, reporter: Reporter, known: Mapping[str, list[str]] | None = None) -> Dataset:
+    """The data set; progress of decoding is shown unless the reporter is silent. known: see `open_dataset`."""
     if type(reporter) is Silent:
-        return open_dataset(config)
+        return open_dataset(config, known=known)
     with console_progress() as progress:
-        dataset = open_dataset(config, progress)
+        dataset = open_dataset(config, progress, known)
     if dataset.rejected:
         reporter.say(f"{len(dataset.rejected)} unreadable files were set aside (first: {dataset.rejected[0].path})")
     if dataset.hint:
         reporter.say(dataset.hint)
+    return dataset
+
+
+def opened_once(config: DataConfig, reporter: Reporter, known: Mapping[str, list[str]] | None) -> Dataset:
+    """The data of a run on a folder that may grow. Files that cannot be used at its start are as if they were not
+    there: one that was half written then is new when it is whole, and the others stay what they were."""
+    dataset = opened(config, reporter, known)
+    if known is None and dataset.files and dataset.rejected:
+        return replace(opened(config, Silent(), dataset.files), rejected=dataset.rejected)
     return dataset

@@ -1,14 +1,28 @@
-"""From the section `order` of a recipe to the order in which its training images are presented."""
+"""From the section `order` of a recipe to the batches of a run: which images, in which order."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from siamscope.data import DataError, Dataset, IidOrder, Order
+from siamscope.data import DataError, Dataset, IidOrder, Order, ShapesSource, Source
 from siamscope.data.chunks import Positions, bounds
+from siamscope.data.growing import GrowingFolder, GrowingOrder, GrowingSource, read_start, write_start
+from siamscope.data.open import SHAPES_VAL_AT
 from siamscope.data.orders import ChunkOrder, HybridOrder, LastOrder
 from siamscope.data.replay import Replay
+from siamscope.data.stream import EndlessOrder, EndlessShapes
 from siamscope.recipe import Recipe
+from siamscope.rundir import RunDir, explained, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from siamscope.data import Loader
+    from siamscope.training.distributed import World
+    from siamscope.training.progress import Reporter
 
 
 def steps_per_epoch(recipe: Recipe, dataset: Dataset) -> int:
@@ -16,38 +30,58 @@ def steps_per_epoch(recipe: Recipe, dataset: Dataset) -> int:
     return IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed).steps_per_epoch
 
 
-def build_order(recipe: Recipe, dataset: Dataset, steps: int) -> Order:
-    """The order of a run of `steps` steps.
+def build_order(recipe: Recipe, dataset: Dataset, steps: int) -> tuple[Order, Source]:
+    """The order of a run of `steps` steps, and the images that its indices mean: the training images, or a stream's.
 
     Raises:
-        DataError: sizes that do not fit together, or data without the classes that the order goes by.
+        DataError: sizes that do not fit together, or data without what the order goes by.
     """
     config, count = recipe.order, len(dataset.train)
     batch_size, seed = recipe.train.batch_size, recipe.train.seed
-    if config.name == "iid":
-        return IidOrder(count, batch_size, seed)
-    if config.name == "stream":
-        raise DataError(f"order.name 'stream' needs images that never end; {dataset.name} holds {count}")
-    groups = _groups(recipe, dataset)
-    if config.name == "last":
-        return LastOrder(count, batch_size, seed, config.subset, config.chunks, groups)
     replay = Replay(batch_size, config.replay, config.buffer, seed) if config.replay else None
-    kind: Literal["current", "cumulative"] = "cumulative" if config.name == "cumulative" else "current"
-    order = ChunkOrder(kind, count, batch_size, seed, steps, config.chunks, config.rounds, replay, groups)
-    return HybridOrder(order, seed, config.switch) if config.name == "hybrid" else order
+    if config.name == "stream":
+        return _stream(recipe, dataset, steps, replay)
+    groups = _groups(recipe, dataset)
+    order: Order
+    if config.name == "iid":
+        order = IidOrder(count, batch_size, seed)
+    elif config.name == "last":
+        order = LastOrder(count, batch_size, seed, config.subset, config.chunks, groups)
+    else:
+        kind: Literal["current", "cumulative"] = "cumulative" if config.name == "cumulative" else "current"
+        chunks = ChunkOrder(kind, count, batch_size, seed, steps, config.chunks, config.rounds, replay, groups)
+        order = HybridOrder(chunks, seed, config.switch) if config.name == "hybrid" else chunks
+    return order, dataset.train
+
+
+def _stream(recipe: Recipe, dataset: Dataset, steps: int, replay: Replay | None) -> tuple[Order, Source]:
+    """Drawn images that never end, or a folder that may grow."""
+    batch_size, chunks = recipe.train.batch_size, recipe.order.chunks
+    if isinstance(dataset.train, ShapesSource):
+        shapes = EndlessShapes(dataset.train.spec, SHAPES_VAL_AT)
+        return EndlessOrder(len(shapes), batch_size, steps, chunks, steps_per_epoch(recipe, dataset), replay), shapes
+    if not dataset.files:
+        raise DataError(
+            f"order.name 'stream' needs images that never end, shapes or a folder of image files; {dataset.name} is "
+            f"{dataset.config.kind}"
+        )
+    source = GrowingSource(dataset.train)
+    return GrowingOrder(source, batch_size, recipe.train.seed, steps, chunks, replay), source
 
 
 def _groups(recipe: Recipe, dataset: Dataset) -> Positions | None:
-    """What the chunks follow: the class of every training image, or nothing."""
+    """What the chunks follow: the class or the domain of every training image, or nothing."""
     if recipe.order.shift == "none":
         return None
-    labels = dataset.train.labels
-    if labels is None or len(set(labels.tolist())) < 2:
+    train = dataset.train
+    groups, names = (train.labels, "classes") if recipe.order.shift == "class" else (train.domains, "domains")
+    if groups is None or groups.min() == groups.max():
+        where = "of at least two sub-folders" if names == "classes" else "of at least two folders DOMAIN/CLASS/"
         raise DataError(
-            f"order.shift = 'class' needs images of at least two classes; {dataset.name} has no labels to go by "
-            "(a folder has them when every image lies in one of at least two sub-folders)"
+            f"order.shift = {recipe.order.shift!r} needs training images of at least two {names}, which "
+            f"{dataset.name} has not (a folder has them when every image lies in one {where})"
         )
-    return labels
+    return groups
 
 
 def described(recipe: Recipe, order: Order, steps: int) -> str:
@@ -57,14 +91,60 @@ def described(recipe: Recipe, order: Order, steps: int) -> str:
         return f"iid: all {order.count} images in every epoch of {order.steps_per_epoch} steps"
     if isinstance(order, LastOrder):
         return f"last: a fixed subset of {len(order.members)} images"
-    chunks = order.first if isinstance(order, HybridOrder) else order
-    assert isinstance(chunks, ChunkOrder)
-    sizes = sorted({b - a for a, b in (bounds(chunks.count, config.chunks, i) for i in range(config.chunks))})
-    text = f"{config.name}: {config.chunks} chunks of {' or '.join(map(str, sizes))} images"
-    text += f", about {steps / chunks.pace.segments:.4g} steps each"
+    if isinstance(order, EndlessOrder):
+        text = f"stream: {order.seen(steps)} drawn images, each once, in {config.chunks} chunks"
+    elif isinstance(order, GrowingOrder):
+        text = f"stream: a folder, listed again at the start of each of {config.chunks} chunks"
+    else:
+        chunks = order.first if isinstance(order, HybridOrder) else order
+        assert isinstance(chunks, ChunkOrder)
+        sizes = sorted({b - a for a, b in (bounds(chunks.count, config.chunks, i) for i in range(config.chunks))})
+        text = f"{config.name}: {config.chunks} chunks of {' or '.join(map(str, sizes))} images"
+    text += f", about {steps / (config.chunks * config.rounds):.4g} steps each"
     text += f", {config.rounds} rounds" if config.rounds > 1 else ""
     text += f", following the {config.shift}" if config.shift != "none" else ""
     if config.replay:
         held = f"a buffer of {config.buffer}" if config.buffer else "all"
         text += f", {config.replay:.4g} of a batch replayed from {held} earlier images"
     return text + (f"; iid from step {order.switch_step}" if isinstance(order, HybridOrder) else "")
+
+
+# ------------------------------------------------------------------------------- a folder that grows
+
+
+def known_files(run: RunDir) -> dict[str, list[str]] | None:
+    """The files that a run on a growing folder began with; None for other runs."""
+    return read_start(_ledger(run))
+
+
+def begin_order(run: RunDir, order: Order, dataset: Dataset) -> None:
+    """Write down what a run on a growing folder begins with."""
+    if isinstance(order, GrowingOrder):
+        with explained(run.path):
+            write_start(_ledger(run), dataset.files, write_text)
+
+
+def batches(
+    run: RunDir, order: Order, dataset: Dataset, loader: Loader, steps: int, here: World, reporter: Reporter
+) -> Callable[[int], Iterator[Tensor]]:
+    """A function of the steps that are done, to this process's rows of the batches of all steps after them."""
+    if not isinstance(order, GrowingOrder):
+        return lambda done: (images for images, _ in loader.batches(done, steps))
+    folder = GrowingFolder(dataset.config, _ledger(run), dataset.files, order.source, order, write_text)
+
+    def growing(done: int) -> Iterator[Tensor]:
+        while done < steps:  # chunk by chunk: the folder is looked at when the first step of a chunk is due
+            chunk = order.pace.segment(done)
+            joined = here.on_first(partial(folder.look, chunk))
+            if joined:
+                reporter.say(f"{joined} new images join before step {done + 1}")
+            folder.follow(chunk)
+            stop = order.pace.first(chunk + 1)
+            yield from (images for images, _ in loader.batches(done, stop))
+            done = stop
+
+    return growing
+
+
+def _ledger(run: RunDir) -> Path:
+    return run.path / "stream"

@@ -20,13 +20,15 @@ from siamscope.data.memory import budget
 from siamscope.data.order import Order
 from siamscope.networks.backbone import Backbone
 from siamscope.recipe import Recipe
-from siamscope.rundir import RunDir, RunError, explained, write_text
-from siamscope.training import checkpoint
+from siamscope.rundir import RunDir, RunError, explained, read_jsonl, write_text
+from siamscope.sections import OnCollapse
+from siamscope.training import checkpoint, rollback
 from siamscope.training.build import (
     Normalisation,
     build_model,
     build_monitor,
     build_trainer,
+    build_watch,
     choose_precision,
     view_size,
 )
@@ -37,6 +39,7 @@ from siamscope.training.monitor import Monitor
 from siamscope.training.precision import Precision
 from siamscope.training.progress import Reporter, Silent
 from siamscope.training.step import Trainer
+from siamscope.training.watch import Watch
 from siamscope.workflow import environment
 from siamscope.workflow.judge import judge
 from siamscope.workflow.opening import opened, opened_once
@@ -47,13 +50,14 @@ STATS_SAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command that trains ends with; `signal` is None when the training is complete."""
+    """What a command that trains ends with; without `signal` and `reason` (the alarm's) the training is complete."""
 
     run: RunDir
     step: int
     signal: int | None
     evaluation: dict[str, Any] | None
     first: bool
+    reason: str = ""
 
 
 def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter: Reporter | None = None) -> Finished:
@@ -80,13 +84,25 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
         return _run(run, prepared, here, reporter)
 
 
-def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> Finished:
+def resume(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    on_collapse: OnCollapse | None = None,
+    reporter: Reporter | None = None,
+) -> Finished:
     """Continue a run from its last checkpoint, bit for bit on the same machine and software.
 
-    A run that is complete is only judged again. The device may be changed (then the continuation is not bit-equal).
+    A run that is complete is only judged again. The device may be changed (then the continuation is not bit-equal), and
+    what an alarm does.
+
+    Raises:
+        RunError: an alarm ended the run, and it may not go on.
     """
     run = RunDir.open(path)
     recipe = run.recipe()
+    if on_collapse:
+        recipe = replace(recipe, monitor=replace(recipe.monitor, on_collapse=on_collapse))
     if device:
         recipe = replace(recipe, train=replace(recipe.train, device=device))
     with ExitStack() as stack:
@@ -110,6 +126,7 @@ class Prepared:
     source: Source
     trainer: Trainer
     monitor: Monitor
+    watch: Watch
     timings: dict[str, float]
     start: Checkpoint | None = None
 
@@ -135,21 +152,21 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
     trainer = build_trainer(recipe, channels, per_epoch, norm, here, precision)
     order, source = build_order(recipe, dataset, trainer.steps)
     monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
-    return Prepared(recipe, dataset, norm, order, source, trainer, monitor, timings)
+    watch = build_watch(recipe, dataset.val, norm, here, precision)
+    return Prepared(recipe, dataset, norm, order, source, trainer, monitor, watch, timings)
 
 
 def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Finished:
     recipe, dataset, start, order = prepared.recipe, prepared.dataset, prepared.start, prepared.order
-    loop = Loop(prepared.trainer, prepared.monitor, run, reporter, order.steps_per_epoch)
+    loop = Loop(prepared.trainer, prepared.monitor, run, reporter, order.steps_per_epoch, prepared.watch)
     if start:
-        loop.start, loop.best, loop.reference = start.step, start.best, start.reference
+        loop.start, loop.best, loop.reference, loop.rollbacks = start.step, start.best, start.reference, start.rollbacks
     fits = recipe.order.name != "stream" and _fits(dataset, here)
     with Loader(
         prepared.source, order, rank=here.rank, world=here.size, device=here.device, device_resident=fits
     ) as loader:
         try:
-            presented = batches(run, order, dataset, loader, prepared.trainer.steps, here, reporter)
-            outcome = loop.fit(presented(loop.start))
+            outcome = loop.fit(batches(run, order, dataset, loader, prepared.trainer.steps, here, reporter))
         finally:
             reporter.close()
     return _finish(run, prepared, outcome, here, reporter)
@@ -167,14 +184,16 @@ def _fits(dataset: Dataset, here: World) -> bool:
 
 def _finish(run: RunDir, prepared: Prepared, outcome: Outcome, here: World, reporter: Reporter) -> Finished:
     evaluation = None
-    if here.first and outcome.signal is None:
+    if here.first and outcome.reason:
+        export(run, prepared)  # what there is, but no judgement: the training did not come to its end
+    elif here.first and outcome.signal is None:
         model = prepared.trainer.model
         export(run, prepared)
         reporter.say("judging the encoder")
         evaluation = judge(run, prepared.recipe, model, prepared.dataset, prepared.norm)
         known = json.loads(run.environment.read_text(encoding="utf-8"))
         run.write_json(run.environment, known | {"finished": environment.now()})
-    return Finished(run, outcome.step, outcome.signal, evaluation, here.first)
+    return Finished(run, outcome.step, outcome.signal, evaluation, here.first, outcome.reason)
 
 
 def export(run: RunDir, prepared: Prepared) -> None:
@@ -272,10 +291,11 @@ def _restore(prepared: Prepared, run: RunDir, reporter: Reporter) -> None:
     point, notes = checkpoint.load_latest(run, prepared.recipe)
     for note in notes:
         reporter.say(f"{note}; falling back to the one before")
+    prepared.trainer.world.on_first(lambda: _rebuild_alarm(prepared, run, point))
     if prepared.trainer.world.first:
         run.sweep()
         step = point.step if point else 0
-        run.forget_after(step if point else -1)
+        run.forget_after(step if point else -1, point.rollbacks if point else 0)
         event = {"kind": "event", "step": step, "message": f"resumed after step {step}", "time": environment.now()}
         run.append_metrics(event)
     if point is None:
@@ -283,4 +303,23 @@ def _restore(prepared: Prepared, run: RunDir, reporter: Reporter) -> None:
         return
     prepared.trainer.model.load_state_dict(point.model)
     prepared.trainer.optimizer.load_state_dict(point.optimizer)
+    rollback.follow(prepared.monitor, prepared.recipe, point.rollbacks)
     prepared.start = point
+
+
+def _rebuild_alarm(prepared: Prepared, run: RunDir, point: Checkpoint | None) -> None:
+    """The alarm's state as the log tells it. A run that the alarm ended goes on only if someone has decided so.
+
+    Raises:
+        RunError: the alarm is on, and `monitor.on_collapse` is "stop".
+    """
+    if point is None or not run.metrics.is_file():
+        return
+    prepared.watch.rebuild(line for line in read_jsonl(run.metrics) if line.get("step", 0) <= point.step)
+    alarm = prepared.watch.alarm
+    if alarm.state == "alarm" and prepared.recipe.monitor.on_collapse == "stop":
+        raise RunError(
+            f"the alarm ended {run.path} ({alarm}); go on all the same with 'siamscope resume {run.path} --on-collapse "
+            "warn', from its last healthy checkpoint with a third of the rate and of the weight decay with "
+            "'--on-collapse rollback', or start a new run"
+        )

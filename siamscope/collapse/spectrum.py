@@ -23,6 +23,9 @@ from siamscope.collapse.arrays import (
 from siamscope.collapse.errors import CollapseError
 
 
+TOO_LARGE = "the features hold numbers too large to square and add up; scale them down."
+
+
 class TooFewSamples(UserWarning):
     """Fewer samples than dimensions: trailing singular values are zero for want of data, not because of collapse."""
 
@@ -100,13 +103,16 @@ class CovarianceState:
             self._move(first)
         # Measured from a point inside the cloud, identical rows give exactly zero and a large offset costs no digits.
         origin = self.mean if self.n else first
-        shifted = rows - like(origin, first)  # in float64, also of float32 rows
-        offset = shifted.mean(0)
+        with np.errstate(invalid="ignore", over="ignore"):  # said below
+            shifted = rows - like(origin, first)  # in float64, also of float32 rows
+            offset = shifted.mean(0)
         if not is_finite(offset):  # as every NaN or infinity makes it; cheaper than to look at all entries
             require_finite(to_float64(rows), "a batch of features")
-            raise CollapseError("a batch of features holds numbers too large to add up; scale them down.")
+            raise CollapseError(TOO_LARGE)
         shifted -= offset
-        self._add(rows.shape[0], like(offset, self.mean), like(shifted.T @ shifted, self.m2), origin)
+        with np.errstate(over="ignore"):  # said by `spectrum`
+            m2 = like(shifted.T @ shifted, self.m2)
+        self._add(rows.shape[0], like(offset, self.mean), m2, origin)
         return self
 
     def _add(self, n: int, offset: Array, m2: Array, origin: Array) -> None:
@@ -157,8 +163,11 @@ class CovarianceState:
         if self.n < 2:
             raise CollapseError(f"a spectrum needs at least 2 samples, not {self.n}.")
         mean, scatter = to_numpy(self.mean), to_numpy(self.m2)
-        if not center:
-            scatter = scatter + self.n * np.outer(mean, mean)
+        with np.errstate(over="ignore"):
+            moment = scatter + self.n * np.outer(mean, mean)
+        if not is_finite(moment):
+            raise CollapseError(TOO_LARGE)
+        scatter = scatter if center else moment
         squares = np.linalg.eigvalsh((scatter + scatter.T) / 2)
         return _spectrum(squares, self.n, self.d, center, row_norm, mean)
 

@@ -113,7 +113,7 @@ class Teacher(nn.Module):
         """Take a batch into mean and variance: those of the mixture of old and new, so that no digits cancel."""
         centre = self.group.mean(features.mean(0))
         spread = self.group.mean((features - centre).square().mean(0))
-        new = torch.where(self.count > 0, 1 - self.rho, 1.0)  # on the device: no wait for `count`
+        new = 1 - self.rho * (self.count > 0).to(self.mean.dtype)  # on the device: no wait for `count`
         gap = centre - self.mean
         self.variance.copy_((1 - new) * (self.variance + new * gap.square()) + new * spread)
         self.mean.add_(new * gap)

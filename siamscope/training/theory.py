@@ -64,10 +64,16 @@ class Rates:
 
 
 def rates(recipe: Recipe) -> Rates | None:
-    """The same; None where there is no such flow: another optimiser than SGD, an objective with negatives, no rate."""
+    """The same; None where there is no such flow: another optimiser than SGD, negatives, a teacher, no rate."""
     config = recipe.optim
     lr = peak_rate(config, recipe.train.batch_size) * config.predictor_lr
-    if recipe.method.objective != "asymmetric" or config.name != "sgd" or config.momentum >= 1 or not lr:
+    if (
+        recipe.method.objective != "asymmetric"
+        or recipe.method.target == "teacher"
+        or config.name != "sgd"
+        or config.momentum >= 1
+        or not lr
+    ):
         return None
     flow = flow_rates(recipe)
     return Rates(flow.eta, flow.eta_p, config.predictor_lr)

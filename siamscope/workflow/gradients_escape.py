@@ -51,8 +51,11 @@ def _measured(row: Method, eps: float, seed: int) -> float:
 
 
 def predicted(row: Method) -> float | None:
-    """The closed form, for unit-length embeddings without a trained predictor (reference: `gradients.escape`)."""
-    if row.normalise != "l2":
+    """The closed form, for unit-length embeddings without a trained predictor (reference: `gradients.escape`).
+
+    None with a regulariser, which adds a rate of its own, and with a teacher, whose targets do not collapse.
+    """
+    if row.normalise != "l2" or row.regulariser != "none" or row.target == "teacher":
         return None
     if row.objective == "asymmetric":
         return _asymmetric(row)

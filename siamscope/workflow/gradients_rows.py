@@ -131,10 +131,11 @@ def _fitted(row: Method, given: Embeddings) -> tuple[Method, list[str]]:
 
 
 def _new(row: Method, width: int, seed: int) -> Siamese:
-    """Predictor, normaliser and objective of the row; the encoder is a stub."""
+    """Predictor, normaliser, objective and regulariser of the row; the encoder is a stub, and so is a teacher."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        stub = replace(row, projector=Head(layers=1, hidden=1, out=width))
+        target = "detached" if row.target == "teacher" else row.target
+        stub = replace(row, projector=Head(layers=1, hidden=1, out=width), projector_scale=1.0, target=target)
         return Siamese(nn.Identity(), 1, stub).double().train()
 
 
@@ -175,6 +176,8 @@ def _described(row: Method, weights: str) -> list[str]:
         out.append("F of these embeddings")
     if row.objective == "prototypes":
         out.append(f"prototypes {weights}")
+    if row.target == "teacher":
+        out.append("the other view in place of the teacher")
     return out
 
 
@@ -188,7 +191,8 @@ def gradient_of(subject: Ready, views: Views, view: int = 0) -> Found:
     all the rest: the objective's push, and what the normaliser takes off along the prediction. Through a predictor the
     latter is the push that keeps an asymmetric method apart, lambda J'p (reference: Tao et al. 2022, arXiv:2112.05141);
     without one it is radial. With other normalisers each term goes back by itself. Where the target is shared and there
-    is a predictor, the gradient through the target's role is added to the positive term.
+    is a predictor, the gradient through the target's role is added to the positive term. A regulariser is part of the
+    negative term: its own, of these embeddings.
     """
     row, model = subject.row, subject.model
     leaf = views.online[view].detach().clone().requires_grad_()
@@ -211,6 +215,9 @@ def gradient_of(subject: Ready, views: Views, view: int = 0) -> Found:
     positive, negative = (_back(p, leaf, part) for part in (positive, negative))
     if row.target == "shared" and not same:
         positive = positive - _target_role(model, online, views, view) / terms.scale
+    if model.regulariser is not None:
+        further = row.regulariser_weight * model.regulariser.gradient_terms(list(views.online), view).total
+        negative = negative + further / terms.scale
     size = float(torch.linalg.vector_norm(terms.total))
     along = float(torch.linalg.vector_norm(radial(terms.total, u.detach()))) / size if size else 0.0
     through = GradientTerms(positive.detach(), negative.detach(), positive.new_ones(()), terms.scale)

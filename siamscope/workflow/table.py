@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from siamscope import methods, recipe
-from siamscope.row import Head, Method, reads_of_objective, reads_of_predictor
+from siamscope.row import Head, Method, projector_of, reads_of_objective, reads_of_predictor
 
 _NEUTRAL = {"bank": 0, "whiten_group": 0, "shift": 0.0, "every": 1, "partitions": 1}
 
@@ -46,9 +46,12 @@ def defaults(row: Method) -> list[str]:
         out.append(f"momentum {row.momentum:g} to {row.momentum_end:g}")
     options = row.predictor_options
     out += [_text(f"predictor {name}", getattr(options, name)) for name in reads_of_predictor(row)]
-    out.append(f"projector {_head(row.projector)}")
+    projector = projector_of(row)
+    out.append(f"projector {_head(projector)}")
     if row.predictor == "mlp":
-        out.append(f"predictor {_head(dataclasses.replace(row.predictor_head, out=row.projector.out))}")
+        out.append(f"predictor {_head(dataclasses.replace(row.predictor_head, out=projector.out))}")
+    if row.regulariser != "none":
+        out.append(f"regulariser {row.regulariser}, weight {row.regulariser_weight:g}")
     return [text for text in out if text]
 
 

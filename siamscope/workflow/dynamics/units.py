@@ -44,9 +44,12 @@ def units(recipe: Recipe) -> Units:
     See `siamscope.training.theory.flow_rates`.
 
     Raises:
-        PredictError: an objective that is not the squared distance or the cosine of prediction and target.
+        PredictError: an objective that is not the squared distance or the cosine of prediction and target, or a target
+            that another encoder gives.
     """
     optim, row = recipe.optim, recipe.method
+    if row.target == "teacher":
+        raise PredictError("with a teacher as target there is no collapse to predict: its features stay as they are")
     if row.objective != "asymmetric":
         raise PredictError(
             f"method {row.name!r} has the objective {row.objective!r}; the theory is of methods without negatives, "
@@ -74,6 +77,8 @@ def _notes(recipe: Recipe) -> list[str]:
         said.append("embeddings are normalised; the theory's are not, and its scale and thresholds need not hold")
     if optim.final_lr != 1 or optim.warmup_epochs:
         said.append("the rate has a schedule: time follows it, beta (and a decay per step) are taken at the peak")
+    if row.regulariser != "none":
+        said.append("the theory has no regulariser")
     if row.target == "momentum" and row.momentum_end != row.momentum:
         said.append("the target's momentum has a schedule; beta is taken at its start")
     if optim.exclude_norm_and_bias:

@@ -33,6 +33,8 @@ def about(recipe: Recipe, out: str | Path | None = None, reporter: Reporter | No
         "classes": list(train.class_names or ()),
         "rejected": len(dataset.rejected),
     }
+    if train.domain_names:
+        facts["domains"] = list(train.domain_names)
     if dataset.hint:
         facts["hint"] = dataset.hint
     if out is not None:

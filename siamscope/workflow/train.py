@@ -77,8 +77,8 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
 
         def begin() -> None:  # only now, so that data or names that cannot be used leave nothing behind
             stack.enter_context(run.created(prepared.recipe, overwrite))
-            _write_start(run, prepared, here)
             begin_order(run, prepared.order, prepared.dataset)
+            _write_start(run, prepared, here)
 
         here.on_first(begin)
         return _run(run, prepared, here, reporter)

@@ -39,6 +39,7 @@ EXIT_CODES = """exit codes:
   2         bad input: an unknown name, a value out of range, data or a directory that cannot be used
   3         the loss became NaN or infinite; the last checkpoint is intact
   4         the alarm ended a collapsing run after saving (--on-collapse stop, or rollback when that did not help)
+  5         'diagnose': a limit of --fail-above or --fail-below is not kept
   130, 143  stopped by Ctrl-C or SIGTERM after saving; 'siamscope resume RUN' goes on"""
 
 

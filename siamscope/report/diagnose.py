@@ -74,7 +74,7 @@ def _verdict(one: Facts, named: bool) -> Html:
     words: list[Html | None] = [*head, paragraph(badge(found["status"]), class_="status")]
     words.append(items([_sentence(text) for text in found["reasons"]]) if found["reasons"] else None)
     if found["advice"]:
-        words += [tag("h3", "What to try"), items([_sentence(text) for text in found["advice"]])]
+        words += [tag("h3", "What to try"), items([_sentence(text.removeprefix("try ")) for text in found["advice"]])]
     box = tag("div", tag("div", *words, class_="words"), _tiles(one), class_=f"verdict {tone(found['status'])}")
     remarks = [_sentence(text) for text in [*found["notes"], *one["notes"]]]
     aside = tag("aside", tag("h3", "To know"), items(remarks), class_="notes") if remarks else None
@@ -142,7 +142,7 @@ def _spectra(inputs: Sequence[Facts]) -> Html:
         "Singular values of the features. Dotted: what as many samples of a cloud with equal variance in all "
         "directions have (Marchenko and Pastur's law)"
         + (f", for the first input’s {_size(inputs[0])}." if len(inputs) > 1 else ".")
-        + " Values below 10⁻⁸ of the largest are rounding and are not drawn."
+        + " Values below 10⁻⁷ of the largest are rounding and are not drawn."
     )
     return join(figure(caption, legend(*keys), tag("div", *panels, class_="panels")), _lies(inputs))
 
@@ -190,17 +190,21 @@ def _lies(inputs: Sequence[Facts]) -> Html:
 def _single_scores(one: Facts, facts: Facts) -> Html:
     untrained = one.get("untrained") or {}
     level = next((s["interval"]["level"] for s in one["scores"].values() if s.get("interval")), None)
-    head = ["Score", "Value", f"{100 * level:.0f} % interval" if level else "Interval", "No collapse"]
+    biased = any(found["more_rows"] is not None for found in one["scores"].values())
+    head = ["Score", "Value", f"{100 * level:.0f} % interval" if level else "Interval"]
+    head += (["More rows"] if biased else []) + ["No collapse"]
     head += (["Untrained"] if untrained else []) + ["Collapse is", "Remarks"]
     rows = []
     for score, found in one["scores"].items():
         row: list[Html | str] = [tag("code", score), tag("td", tag("b", number(found["value"], 4)))]
-        row += [_interval(found), number(one["baseline"].get(score), 4)]
+        row += [_interval(found), *([number(found["more_rows"], 4)] if biased else [])]
+        row.append(number(one["baseline"].get(score), 4))
         row += [number(untrained.get(score), 4)] if untrained else []
         row.append(_ENDS[facts["definitions"][score]["collapsed"]])
         row.append(tag("td", shorten("; ".join(found["flags"]), 400), class_="words"))
         rows.append(row)
     how = "No collapse: what as many samples of a cloud with equal variance in all d directions would read."
+    how += " More rows: what many more would give, where this sample’s bias exceeds its noise." if biased else ""
     return join(table(head, rows, caption="Label-free scores"), paragraph(how, class_="how"))
 
 
@@ -217,7 +221,7 @@ def _several_scores(inputs: Sequence[Facts], facts: Facts) -> Html:
     )
     rows.append(["samples", *(whole(one["n"]) for one in inputs), DASH])
     rows.append(["dimensions", *(whole(one["d"]) for one in inputs), DASH])
-    head = ["Score", *(name(str(one["name"]), 40) for one in inputs), "Collapse is"]
+    head = ["Score", *(_head(one) for one in inputs), "Collapse is"]
     flags = [
         join(name(str(one["name"])), ": ", tag("code", score), ": ", shorten(flag, 300))
         for one in inputs
@@ -226,6 +230,10 @@ def _several_scores(inputs: Sequence[Facts], facts: Facts) -> Html:
     ]
     more = folded("Remarks on single scores", items(flags)) if flags else None
     return join(table(head, rows, caption="Label-free scores with their intervals"), more)
+
+
+def _head(one: Facts) -> Html:
+    return tag("span", name(str(one["name"]), 40), style="overflow-wrap:anywhere")
 
 
 def _value(found: Facts) -> list[Html]:

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 TONES = {"healthy": "#0a7050", "partial collapse": "#8f5a00", "collapse": "#b3261e",
          "complete collapse": "#b3261e"}  # fmt: skip
 BASELINE = "#8a919c"
-FLOOR = 1e-8
+FLOOR = 1e-7
 """Below this share of the largest, singular values are rounding noise and are not drawn."""
 MOST = 5
 """Inputs that are drawn; more cannot be told apart."""
@@ -63,11 +63,17 @@ def _heading(figure: Any, inputs: Sequence[Mapping[str, Any]], shown: Sequence[M
 
     handles = [
         Line2D([], [], color=SERIES[i % len(SERIES)], lw=2.2, ls=LINES[i % len(LINES)],
-               label=f"{shorten(str(one['name']), 34)}: {one['verdict']['status']}")
+               label=f"{shorten(str(one['name']), 28)}: {one['verdict']['status']}")
         for i, one in enumerate(shown)
     ]  # fmt: skip
     handles.append(Line2D([], [], color=BASELINE, lw=1.4, ls=(0, (1, 1.2)), label="no collapse, as many samples"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3), frameon=False, fontsize=10)
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=len(handles) if len(handles) < 5 else 3,
+        frameon=False,
+        fontsize=10,
+    )
 
 
 def _lines(axes: Any, shown: Sequence[Mapping[str, Any]], make: Any) -> None:
@@ -103,7 +109,8 @@ def _decay(axes: Any, shown: Sequence[Mapping[str, Any]]) -> None:
     expected = np.asarray(shown[0]["spectrum"]["isotropic"], dtype=np.float64)
     axes.plot(np.arange(1, len(expected) + 1), share(expected), color=BASELINE, lw=1.4, ls=(0, (1, 1.2)), zorder=3)
     axes.set_yscale("log")
-    low = min((float(np.nanmin(line.get_ydata())) for line in axes.lines), default=1e-3)
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines])
+    low = float(np.nanmin(drawn)) if np.isfinite(drawn).any() else 0.05
     axes.set_ylim(max(min(low, 0.05) / 1.6, FLOOR), 1.6)
     dead = float(shown[0]["spectrum"]["dead_share"])
     if axes.get_ylim()[0] < dead:

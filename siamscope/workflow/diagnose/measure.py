@@ -20,6 +20,8 @@ from siamscope.workflow.diagnose.loaded import Array, DiagnoseError, Loaded
 from siamscope.workflow.diagnose.text import convention
 from siamscope.workflow.diagnose.verdict import judge
 
+BIASED = "biased by the size of the sample"
+"""How the flag of a score begins that has its own column here."""
 FIRST = ("auc_sigma", "effective_rank", "embedding_std")
 """What verdict and figure rest on: always shown."""
 
@@ -67,12 +69,12 @@ def measure(
             untrained = {} if loaded.untrained is None else _plain(loaded.untrained, conventions, row_norm)
     except collapse.CollapseError as error:
         raise DiagnoseError(f"{loaded.name}: {error}") from error
-    health = judge(loaded, card.vitals, embeddings, before)
+    health = judge(loaded, card, embeddings, before)
     verdict = {
         "status": "complete collapse" if card.status == "complete collapse" else health.status,
         "reasons": list(health.reasons),
         "advice": list(health.advice),
-        "notes": [note for note in health.notes if note not in card.notes],
+        "notes": [note for note in health.notes if f"on {card.n} samples in {card.d} dimensions" not in note],
     }
     return {
         "name": loaded.name,
@@ -86,7 +88,7 @@ def measure(
         "baseline": _baseline(card),
         "spectrum": _spectrum(card, center),
         "conventions": card.to_dict(spectrum=False)["conventions"],
-        "notes": [*loaded.notes, *card.notes],
+        "notes": [*loaded.notes, *(note for note in card.notes if note not in card.health.notes)],
     }
 
 
@@ -133,13 +135,19 @@ def _plain(features: Array, conventions: Conventions, row_norm: bool) -> dict[st
 
 
 def _facts(score: Score) -> dict[str, Any]:
+    """The score for JSON; `more_rows`: what many more would give, where the bias shows above the noise."""
     found = score.to_dict()
     ends = found.get("interval") or {}
-    return found | {"low": ends.get("low"), "high": ends.get("high"), "flags": list(score.flags)}
+    biased = any(flag.startswith(BIASED) for flag in score.flags)
+    more = score.value - ends["bias"] if biased and score.value is not None else None
+    flags = [flag for flag in score.flags if not flag.startswith(BIASED)]
+    return found | {"low": ends.get("low"), "high": ends.get("high"), "more_rows": more, "flags": flags}
 
 
 def _baseline(card: Diagnosis) -> dict[str, float]:
     found = {k: float(v) for k, v in vars(card.baseline).items() if k not in ("n", "d")}
+    found |= {"rankme": found["effective_rank"], "participation_ratio_corrected": float(card.d)}
+    found |= {"stable_rank": found["nesum"]}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

@@ -56,6 +56,7 @@ def several(inputs: Sequence[Facts]) -> list[str]:
         lines += ["", f"{head}", *(f"  {line}" for line in verdict(one))]
         for note in [*one["verdict"]["notes"], *one["notes"]]:
             lines += [f"  {line}" for line in _wrapped("note     ", note, WIDTH - 2)]
+        lines += [f"  {line}" for line in _flags(one)]
     return lines
 
 
@@ -76,7 +77,7 @@ def verdict(one: Facts) -> list[str]:
     for reason in found["reasons"]:
         lines += _wrapped("         ", reason)
     for advice in found["advice"]:
-        lines += _wrapped("  try    ", advice)
+        lines += _wrapped("  try    ", advice.removeprefix("try "))
     return lines
 
 
@@ -119,17 +120,32 @@ def number(value: float | None) -> str:
 
 def _scores(one: Facts) -> list[str]:
     before = one.get("untrained") or {}
-    head = f"{'score':<30}{'value':>9}   {'95 % interval':<18}{'no collapse':>12}"
+    biased = any(found["more_rows"] is not None for found in one["scores"].values())
+    head = f"{'score':<30}{'value':>9}   {'95 % interval':<18}{'more rows' if biased else '':>10}{'no collapse':>13}"
     head += f"{'untrained':>11}" if before else ""
     lines = [head + "   collapse is"]
     for name, found in one["scores"].items():
         row = f"{name:<30}{number(found['value']):>9}   {_interval(found):<18}"
-        row += f"{number(one['baseline'].get(name)):>12}"
+        row += f"{number(found['more_rows']) if found['more_rows'] is not None else '':>10}"
+        row += f"{number(one['baseline'].get(name)):>13}"
         row += f"{number(before.get(name)):>11}" if before else ""
         end = {"high": "high", "low": "low", "either": ""}[DEFINITIONS[name].collapsed]
-        lines.append(f"{row}   {end}")
-        lines += [line for flag in found["flags"] for line in _wrapped("    ! ", flag)]
-    lines += _wrapped("", "no collapse: what as many samples of a cloud with equal variance in all d directions read")
+        lines.append(f"{row}   {end:<4}{' !' if found['flags'] else ''}")
+    lines += _flags(one)
+    lines += ["no collapse: what as many samples of a cloud with equal variance in all d directions would read"]
+    lines += ["more rows: what many more would give, where the bias of this sample exceeds its noise"] if biased else []
+    return lines
+
+
+def _flags(one: Facts) -> list[str]:
+    """Every flag once, with the scores that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, found in one["scores"].items():
+        for flag in found["flags"]:
+            about.setdefault(flag, []).append(name)
+    lines = []
+    for flag, names in about.items():
+        lines += _wrapped("!   ", f"{', '.join(names) if len(names) < 4 else f'{len(names)} scores'}: {flag}")
     return lines
 
 
@@ -146,7 +162,7 @@ def _cell(found: Facts | None, interval: bool) -> str:
     mark = " !" if found["flags"] else ""
     if not interval or low is None or high is None or found["value"] is None:
         return number(found["value"]) + mark
-    return f"{number(found['value'])} +- {number((high - low) / 2)}{mark}"
+    return f"{number(found['value'])} +- {(high - low) / 2:.2g}{mark}"
 
 
 def _spectrum(one: Facts) -> list[str]:
@@ -156,11 +172,16 @@ def _spectrum(one: Facts) -> list[str]:
         f"dead directions (below {found['dead_share']:g} of the largest): {found['dead_directions']}; "
         f"dead dimensions (columns that never change): {found['dead_dimensions']}"
     )
-    sigma = found["sigma"]
+    sigma, top = found["sigma"], found["sigma"][0] or 1.0
     places = sorted({min(2**i, d) for i in range(math.ceil(math.log2(d)) + 1)})
-    top = sigma[0] or 1.0
-    decay = "  ".join(f"{k}: {sigma[k - 1] / top:.2g}" for k in places)
-    return [*_wrapped("spectrum ", text), *_wrapped("decay    ", f"sigma_k / sigma_1 at k = {decay}")]
+    cells = [(str(k), f"{sigma[k - 1] / top:.2g}") for k in places]
+    wide = [max(map(len, cell)) for cell in cells]
+    rows = ["  ".join(f"{cell[i]:>{w}}" for cell, w in zip(cells, wide, strict=True)) for i in (0, 1)]
+    return [
+        *_wrapped("spectrum ", text),
+        f"decay    k                  {rows[0]}",
+        f"         sigma_k / sigma_1  {rows[1]}",
+    ]
 
 
 def _wrapped(label: str, text: str, width: int = WIDTH) -> list[str]:

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import replace
 
 from siamscope import collapse
 from siamscope.collapse import Health, Vitals
+from siamscope.collapse.card import Diagnosis
+from siamscope.collapse.spectral import DEAD_SHARE
 from siamscope.workflow.diagnose.loaded import Loaded
 
-ONE_DIRECTION = 0.01
-"""Embedding std of features below which all images have the same ones. Measured: untrained encoders, whose features are
-the most alike of all that are not collapsed, .05-.16."""
-ALIKE = 0.3
-"""Below this, embeddings would count as collapsed; features may share so large a common part and be healthy."""
+ONE_POINT = 1 - 1e-4
+"""Share of the features' mean square in their common offset, above which all images have the same features: they
+differ by less than 1 % of their size. Measured: untrained encoders, the most alike of all that are not collapsed,
+differ by 5 to 16 %."""
+OFFSET = 0.9
+"""Above this, the offset is worth a word: as embeddings (std x sqrt(d) below .3) these would count as collapsed."""
+DEAD = 0.05
+"""Share of dead directions from which they are worth a word."""
 FALLEN = 0.5
 """Effective rank over its highest in training, below which the fall is worth a word."""
 
 
-def vitals(scores: Mapping[str, float], n: int, d: int) -> Vitals:
-    """What the rules look at, from scores by their names."""
-    return Vitals(scores["embedding_std"], scores["effective_rank"], scores["auc_sigma"], n, d)
-
-
-def judge(loaded: Loaded, measured: Vitals, embeddings: Vitals | None, untrained: Vitals | None) -> Health:
-    """The verdict on `measured`, the vitals of `loaded.features`.
+def judge(loaded: Loaded, card: Diagnosis, embeddings: Vitals | None, untrained: Vitals | None) -> Health:
+    """The verdict on `card`, the scores of `loaded.features`.
 
     A projector's embeddings are judged by their spread and rank, features by their rank alone (and by both, where a run
     has both), and against the untrained encoder where there is one.
     """
+    measured = card.vitals
     if loaded.about.get("layer") == "projector's output":
         return _with_history(loaded, collapse.assess(measured, step=loaded.steps), measured)
     found = collapse.assess(embeddings, measured, untrained_features=untrained, step=loaded.steps)
@@ -42,20 +43,37 @@ def judge(loaded: Loaded, measured: Vitals, embeddings: Vitals | None, untrained
         )
         found = replace(found, reasons=(*found.reasons, reason))
     if embeddings is None and found.status != "too early":
-        found = _spread(found, measured)
+        found = _spread(found, measured, common_offset(card))
+    if card.dead_directions >= DEAD * card.d and card.n > card.d and found.status == "healthy":
+        note = (
+            f"{card.dead_directions} of {card.d} directions are dead (below {DEAD_SHARE:g} of the largest): along them "
+            "the representation has collapsed"
+        )
+        found = replace(found, notes=(*found.notes, note))
     return _with_history(loaded, found, measured)
 
 
-def _spread(found: Health, measured: Vitals) -> Health:
-    std = measured.embedding_std
-    if std < ONE_DIRECTION:
-        reason = f"all images have nearly the same features: std x sqrt(d) is {std:.2g}, below {ONE_DIRECTION}"
+def common_offset(card: Diagnosis) -> float:
+    """Share of the mean square of the features that their common offset holds: 1 if all rows are one point."""
+    offset = card.spectrum.mean_norm**2
+    total = float(card.spectrum.eigenvalues.sum()) + (offset if card.spectrum.center else 0.0)
+    return offset / total if total > 0 else 1.0
+
+
+def _spread(found: Health, measured: Vitals, common: float) -> Health:
+    if common > ONE_POINT:
         advice = collapse.assess(replace(measured, embedding_std=0.0)).advice
-        return Health("collapse", (reason, *found.reasons), tuple(dict.fromkeys((*advice, *found.advice))), found.notes)
-    if std < ALIKE:
+        share = 100 * math.sqrt(max(1 - common, 0.0))
+        alike = (
+            f"nearly the same features: they differ by {share:.2g} % of their size" if share else "the same features"
+        )
+        reason = f"all images have {alike}"
+        advice = tuple(dict.fromkeys((*advice, *found.advice)))
+        return Health("collapse", (reason, *found.reasons), advice, found.notes)
+    if common > OFFSET:
         note = (
-            f"features share a large common part (std x sqrt(d) is {std:.2f}): usual after a ReLU and in untrained "
-            "encoders; if these are a projector's embeddings, say --embeddings, and it counts as collapse"
+            f"{100 * common:.0f} % of the features' mean square is a common offset: usual after a ReLU and in "
+            "untrained encoders; if these are a projector's embeddings, say --embeddings, and it counts as collapse"
         )
         return replace(found, notes=(*found.notes, note))
     return found

@@ -169,7 +169,8 @@ def _asked(recipe: Recipe, space: Sequence[Dimension], goal: Objective) -> dict[
 def _agreed(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes of one study must agree on: the images may lie at another place, but must be the same."""
     recipe = {name: value for name, value in plan["asked"]["recipe"].items() if name != "data.source"}
-    return plan["asked"] | {"recipe": recipe, "images": plan["data"]["fingerprint"]}
+    agreed: dict[str, Any] = plan["asked"] | {"recipe": recipe, "images": plan["data"]["fingerprint"]}
+    return agreed
 
 
 def _steps(recipe: Recipe, plan: Mapping[str, Any]) -> int:

@@ -1,7 +1,8 @@
 """Stands for `python -m siamscope train|resume` in the tests of the sweep: a run whose scores follow from its recipe.
 
 AUC is least, and accuracy greatest, at a rate of 0.1. A decay above 0.01 collapses: at once by the alarm (exit code 4)
-above 0.1, else only in what is measured, and then it waits to be ended. No imports but the standard library's.
+above 0.1, else only in what is measured, and then it waits to be ended. $FAKE_TRIAL changes more; $FAKE_GATE is a file
+that it waits for. No imports but the standard library's.
 """
 
 import json
@@ -62,6 +63,8 @@ with (run / "metrics.jsonl").open("a") as stream:
         stream.flush()
         if (mode == "slow" and command == "train") or (collapses and step == 40 and alarm == "stop"):
             (run / "ready").touch()
+            time.sleep(30)
+        if mode == "linger" and step == 20 and far > 1:
             time.sleep(30)
 evaluation = {
     "verdict": {"status": "collapse" if collapses else "healthy", "reasons": [], "advice": []}, "labels": True,

@@ -367,6 +367,59 @@ def test_several_processes_work_on_one_study(tmp_path):
         assert len(json.loads((tmp_path / folder / "sweep.json").read_text())["trials"]) == 6
 
 
+@pytest.fixture
+def drive_these(tmp_path, small, fakes):
+    """`drive_these(dimensions, [values, ...], prune)`: trials with these values, by one process; the trials' rows."""
+
+    def go(dimensions, values, prune="collapse", before=None):
+        recipe = small("simsiam", optim={"lr": 0.1}, train={"threads": 1})
+        goal = objective("auc", None, recipe, dimensions)
+        opened = store.Store.open(tmp_path / "out", "", store.NAME, dimensions, goal, {}, None, 0)
+        for value in values:
+            opened.study.enqueue_trial(value)
+        driver = drive.Driver(opened, goal, recipe, "abc", 40, prune, None)
+        if before:
+            before(opened, driver)
+        assert driver.work(len(values), 1, 1) == 0
+        return opened.rows()
+
+    return go
+
+
+def test_the_median_ends_what_is_worse(drive_these, monkeypatch):
+    monkeypatch.setenv("FAKE_TRIAL", "linger")
+    values = [{"optim.lr": rate} for rate in (0.09, 0.1, 0.11, 0.12, 0.002, 0.08)]
+    rows = drive_these([RATES], values, "median")
+    assert [row["state"] for row in rows] == ["complete"] * 4 + ["pruned", "complete"]
+    assert rows[4]["reason"] == "worse than half of the others at step 20"  # at 10 the run is too young
+    assert rows[4]["last"] > 0.8 and rows[4]["step"] == 20
+
+
+def test_a_run_that_ended_after_its_process_is_not_run_again(drive_these):
+    def left_behind(opened, driver):
+        dead = store.Store(opened.study, opened.out, opened.space, 0, True)  # it holds no lock
+        found = driver._made(dead.ask(1))
+        jobs.execute([found.run], 1, 1, lambda *told: None)
+
+    (found,) = drive_these([RATES], [{"optim.lr": 0.1}], before=left_behind)
+    assert (found["state"], found["value"]) == ("complete", pytest.approx(0.6))
+    assert list(found["course"]) == ["10", "20", "30", "40"]
+    assert (Path(found["path"]).parent / "started.txt").read_text().split() == ["train"]
+
+
+def test_values_that_make_no_recipe_are_one_failed_trial(drive_these):
+    both = [Dimension("views.cutmix", choices=(0.0, 0.5)), Dimension("views.local_crops", choices=(0, 2))]
+    values = [{"views.cutmix": 0.5, "views.local_crops": 2}, {"views.cutmix": 0.5, "views.local_crops": 0}]
+    bad, good = drive_these(both, values)
+    assert bad["state"] == "fail" and "exclude each other" in bad["reason"]
+    assert good["state"] == "complete"
+
+
+def test_other_images_do_not_count(drive_these):
+    (found,) = drive_these([RATES], [{"optim.lr": 0.1}], before=lambda _, d: setattr(d, "fingerprint", "other"))
+    assert found["state"] == "fail" and "the data have changed" in found["reason"]
+
+
 def test_what_is_not_this_sweep_is_refused(sweep, tmp_path, small):
     sweep(trials=1, lr="0.01,1")
     with pytest.raises(PlanError, match=r"another recipe.*space\.optim\.lr"):

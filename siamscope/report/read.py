@@ -39,7 +39,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`evaluation.json`: k-NN accuracy (0..1) by encoder and k, probes by encoder, and how it was measured."""
+    """`evaluation.json`: k-NN accuracy (0..1) by encoder and k, probes by encoder, and how it was measured.
+
+    scores: label-free, by name, of the trained and the untrained encoder; scored_n, scored_d: samples and dimensions
+    behind them.
+    """
 
     verdict: Verdict | None
     knn: Mapping[str, Mapping[int, float]]
@@ -49,6 +53,9 @@ class Evaluation:
     n_bank: float
     n_queries: float
     seconds: Mapping[str, float]
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    scored_n: float = float("nan")
+    scored_d: float = float("nan")
 
     def headline(self, encoder: str) -> float:
         """k-NN accuracy of `encoder` at the headline k, or NaN."""
@@ -194,7 +201,17 @@ def _read_evaluation(path: Path, notes: list[str]) -> Evaluation | None:
         n_bank=to_number(value.get("n_bank")),
         n_queries=to_number(value.get("n_queries")),
         seconds={str(key): to_number(item) for key, item in _mapping(value.get("seconds")).items()},
+        scores=_scores(value),
+        scored_n=to_number(_mapping(value.get("scored")).get("n")),
+        scored_d=to_number(_mapping(value.get("scored")).get("d")),
     )
+
+
+def _scores(value: Mapping[str, object]) -> dict[str, tuple[float, float]]:
+    """Label-free scores by name: of the trained encoder, and of the untrained one (NaN where it has none)."""
+    trained, untrained = _mapping(value.get("scores")), _mapping(value.get("scores_untrained"))
+    found = {str(name): (to_number(item), to_number(untrained.get(name))) for name, item in list(trained.items())[:40]}
+    return {name: pair for name, pair in found.items() if pair[0] == pair[0]}
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -165,12 +165,31 @@ def figures(run: RunData) -> Html:
     evaluation = run.evaluation
     if evaluation is None:
         return paragraph("No figures: the run has not been evaluated.", class_="absent")
+    label_free = _score_table(evaluation)
     if not evaluation.knn and not evaluation.probe:
-        return paragraph(
-            "No accuracies: the data carry no labels. The label-free measures stand with the verdict and the curves.",
-            class_="absent",
-        )
-    return join(_accuracy_table(evaluation), _probe_bars(evaluation), paragraph(_how(evaluation), class_="how"))
+        said = "The label-free measures stand with the verdict and the curves."
+        return join(paragraph(f"No accuracies: the data carry no labels. {said}", class_="absent"), label_free)
+    how = paragraph(_how(evaluation), class_="how")
+    return join(_accuracy_table(evaluation), _probe_bars(evaluation), how, label_free)
+
+
+def _score_table(evaluation: Evaluation) -> Html | None:
+    """Label-free scores of the features, of the trained and the untrained encoder."""
+    if not evaluation.scores:
+        return None
+    rows = [
+        (tag("code", shorten(score, 60)), number(trained, 4), number(untrained, 4))
+        for score, (trained, untrained) in evaluation.scores.items()
+    ]
+    caption = (
+        f"Label-free scores of the backbone’s features: {whole(evaluation.scored_n)} validation images, "
+        f"{whole(evaluation.scored_d)} dimensions"
+    )
+    command = tag("code", "siamscope diagnose")
+    return join(
+        table(("Score", "Trained", "Untrained"), rows, caption=caption),
+        paragraph("Intervals, definitions and the spectrum of these features: ", command, ".", class_="how"),
+    )
 
 
 def _accuracy_table(evaluation: Evaluation) -> Html:

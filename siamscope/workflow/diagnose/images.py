@@ -15,7 +15,7 @@ from siamscope.data import Dataset
 from siamscope.evaluation.features import evaluating
 from siamscope.training.distributed import choose_device
 from siamscope.training.progress import Reporter
-from siamscope.workflow.diagnose.loaded import Ask, DiagnoseError, Loaded
+from siamscope.workflow.diagnose.loaded import EMBEDDINGS, Ask, DiagnoseError, Loaded
 from siamscope.workflow.diagnose.nets import Net, open_data
 from siamscope.workflow.features import Encode, Split, of_views
 from siamscope.workflow.opening import opened
@@ -59,7 +59,7 @@ def load(name: str, net: Net, dataset: Dataset | None, ask: Ask, reporter: Repor
         grouped = of_views(net.backbone, encode, parts, net.specs, ask.views, ask.view_images, seed, head)
     about: dict[str, Any] = {
         "kind": net.kind,
-        "layer": "projector's output" if ask.embeddings else "backbone, after pooling",
+        "layer": EMBEDDINGS if ask.embeddings else "backbone, after pooling",
         "split": split,
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,

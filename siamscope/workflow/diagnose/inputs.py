@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from siamscope.training.progress import Reporter
 from siamscope.workflow.diagnose import arrays
-from siamscope.workflow.diagnose.loaded import Ask, DiagnoseError, Loaded
+from siamscope.workflow.diagnose.loaded import EMBEDDINGS, Ask, DiagnoseError, Loaded
 
 TIMM = "timm:"
 
@@ -61,7 +62,8 @@ def load(word: str, ask: Ask, reporter: Reporter) -> Loaded:
     kind = kind_of(word)
     path = Path(word).expanduser()
     if kind == "file":
-        return arrays.read(path, word, ask.split)
+        found = arrays.read(path, word, ask.split)
+        return replace(found, about=found.about | {"layer": EMBEDDINGS}) if ask.embeddings else found
     from siamscope.workflow.diagnose import images, nets
 
     dataset = None

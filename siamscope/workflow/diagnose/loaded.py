@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Array = Any  # numpy array (also a memory map) or torch tensor
+EMBEDDINGS = "projector's output"
+"""What `about["layer"]` says of embeddings, which are judged by their spread as well."""
 
 
 class DiagnoseError(ValueError):

@@ -9,7 +9,7 @@ from siamscope import collapse
 from siamscope.collapse import Health, Vitals
 from siamscope.collapse.card import Diagnosis
 from siamscope.collapse.spectral import DEAD_SHARE
-from siamscope.workflow.diagnose.loaded import Loaded
+from siamscope.workflow.diagnose.loaded import EMBEDDINGS, Loaded
 
 ONE_POINT = 1 - 1e-4
 """Share of the features' mean square in their common offset, above which all images have the same features: they
@@ -30,7 +30,7 @@ def judge(loaded: Loaded, card: Diagnosis, embeddings: Vitals | None, untrained:
     has both), and against the untrained encoder where there is one.
     """
     measured = card.vitals
-    if loaded.about.get("layer") == "projector's output":
+    if loaded.about.get("layer") == EMBEDDINGS:
         return _with_history(loaded, collapse.assess(measured, step=loaded.steps), measured)
     found = collapse.assess(embeddings, measured, untrained_features=untrained, step=loaded.steps)
     if loaded.about.get("kind") == "file":  # nobody knows of which layer
@@ -86,7 +86,7 @@ def _renamed(found: Health) -> Health:
 
 def _with_history(loaded: Loaded, found: Health, measured: Vitals) -> Health:
     """A note where the rank has fallen far below its highest in training."""
-    key = "effective_rank" if loaded.about.get("layer") == "projector's output" else "feature_effective_rank"
+    key = "effective_rank" if loaded.about.get("layer") == EMBEDDINGS else "feature_effective_rank"
     course = [(line[key], line["step"]) for line in loaded.course if line.get(key) is not None and line["step"] > 0]
     if not course:
         return found

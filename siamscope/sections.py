@@ -57,7 +57,7 @@ class OrderConfig:
     cumulative: all chunks so far. last: the last chunk only, a fixed subset. hybrid: current, then iid. stream: images
     that never end (shapes, or a folder that grows)."""
     chunks: int = _range(100, 1)
-    """Chunks that a pass over the images is cut into."""
+    """Chunks that a pass over the images is cut into. stream: equal parts of the run; a folder is listed at each."""
     rounds: int = _range(1, 1)
     """current, cumulative, hybrid: passes over all chunks that a whole run would make (hybrid: before its switch it
     comes as far as `current` does)."""
@@ -70,7 +70,8 @@ class OrderConfig:
     buffer: int = _range(0, 0)
     """Earlier images to draw from, a uniform sample of those seen; 0 = all."""
     shift: Literal["none", "class", "domain"] = "none"
-    """Whether chunks follow the classes or the domains (DOMAIN/CLASS/ folders), so that the distribution shifts."""
+    """Whether chunks follow the classes or the domains (DOMAIN/CLASS/ folders, data.domains) in the order of their
+    names, so that the distribution shifts. Chunks stay of one size: a boundary may fall within a class."""
 
 
 @dataclass(frozen=True)

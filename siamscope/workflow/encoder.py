@@ -24,15 +24,18 @@ from siamscope.training.progress import Reporter, Silent
 from siamscope.workflow.features import Encode, Split
 from siamscope.workflow.judge import figures
 from siamscope.workflow.opening import opened
+from siamscope.workflow.ordering import known_files
 
 
 @dataclass(frozen=True)
 class Trained:
-    """An encoder with what it must be fed; `data` is the data section of the run it comes from, if it is a run."""
+    """An encoder with what it must be fed; `data` is the data section of the run it comes from, if it is a run, and
+    `known` the files that it began with, if its folder may have grown since."""
 
     backbone: Backbone
     meta: dict[str, Any]
     data: DataConfig | None
+    known: dict[str, list[str]] | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Trained:
@@ -49,7 +52,10 @@ class Trained:
                 f"{where} has no encoder yet: the run is not complete; continue it with 'siamscope resume {where}'"
             )
         backbone, meta = networks.load_encoder(where)
-        return cls(backbone, meta, RunDir.open(where).recipe().data if is_run else None)
+        if not is_run:
+            return cls(backbone, meta, None)
+        run = RunDir.open(where)
+        return cls(backbone, meta, run.recipe().data, known_files(run))
 
     def encode(self, device: torch.device) -> Encode:
         self.backbone.to(device)
@@ -62,7 +68,7 @@ class Trained:
         config = data or self.data
         if config is None:
             raise RecipeError("--data is needed: an encoder file does not say which images to use")
-        dataset = opened(config, reporter)
+        dataset = opened(config, reporter, self.known if data is None else None)
         expected = self.backbone.spec.in_channels
         if dataset.train.channels != expected:
             raise RecipeError(

@@ -21,6 +21,8 @@ from siamscope.rundir import RunDir, read_jsonl
 from siamscope.training import checkpoint
 from siamscope.training.loop import Loop
 from siamscope.training.optim import rate_factor
+from siamscope.training.progress import Silent
+from siamscope.workflow.encoder import Trained
 from siamscope.workflow.ordering import build_order
 from siamscope.workflow.train import resume, train
 
@@ -203,6 +205,9 @@ def test_the_images_of_the_start_must_stay(small, tmp_path):
     train(growing(small, root), tmp_path / "run")
     put(root, 500, 9)
     assert resume(tmp_path / "run").step == 8
+    known = json.loads((tmp_path / "run" / "environment.json").read_text())["data_fingerprint"]
+    evaluated = Trained.load(tmp_path / "run").open(None, Silent())  # validation images stay apart from what joined
+    assert evaluated.fingerprint == known != open_dataset(growing(small, root).data).fingerprint
     (root / "003.png").unlink()
     with pytest.raises(DataError, match=r"gone .*'003.png'"):
         resume(tmp_path / "run")

@@ -36,13 +36,23 @@ DIRECTIONS: dict[str, int] = {
     "uniformity": -1,
     "alignment": -1,
     "loss": -1,
+    "loss_in_method": -1,
     "alpha_req": 0,
 }
 """1: more is better; -1: less is better; 0: best near 1 (alpha-ReQ: its authors' claim). The intrinsic dimension
 (twonn) is not here: which way is better is not agreed."""
 
 WITHOUT_DIMENSION = frozenset(
-    {"auc_relative", "embedding_std", "self_cluster", "uniformity", "alignment", "loss", "clid_learnability"}
+    {
+        "auc_relative",
+        "embedding_std",
+        "self_cluster",
+        "uniformity",
+        "alignment",
+        "loss",
+        "loss_in_method",
+        "clid_learnability",
+    }
 )
 """Scores that may be compared across dimensions of the features; the others may only at one dimension."""
 

@@ -1,0 +1,239 @@
+"""Forecast and label-free choice on a fleet of small runs on Fashion-MNIST that differ in all that a user turns.
+
+    python benchmarks/forecast_fleet.py --work FOLDER
+
+48 runs: six methods, and for each eight settings of width, size of the training subset, rate and decay, drawn once by a
+fixed seed, rates and decays up to 10 and 100 times the shipped ones. 16 pixels, ResNet-8 with 64 features at every
+width, 500 steps each. The runs lie in FOLDER; a second call goes on where the first one stopped. Then: the forecast of
+the probe's accuracy (as `siamscope forecast fit`) from several scores, pooled, by method, and with whole methods and
+widths left out; and what the choice by each rule costs (as `siamscope select`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from siamscope import recipe as recipes
+from siamscope.collapse import CollapseError
+from siamscope.collapse.forecast_quality import Quality, quality
+from siamscope.collapse.selection import rank_sum, regret
+from siamscope.data.config import DataConfig
+from siamscope.recipe import Recipe
+from siamscope.rundir import finite
+from siamscope.training.progress import Silent
+from siamscope.workflow import environment, fleet
+from siamscope.workflow.fleet import Member
+from siamscope.workflow.jobs import Run, due, execute, outcome
+from siamscope.workflow.opening import opened
+
+METHODS = ("simsiam", "byol", "simclr", "vicreg", "barlow", "directcopy")
+WIDTHS = (0.25, 0.5, 1.0)
+SUBSETS = (0.01, 0.03, 0.1, 0.3, 1.0)
+RATES = (0.03, 10.0)
+DECAYS = (0.1, 100.0)
+EACH = 8
+SETS: tuple[tuple[str, ...], ...] = (
+    (), ("loss",), ("auc_sigma",), ("auc_sigma", "loss"), ("auc_sigma", "loss_in_method"), ("loss_in_method",),
+    ("rankme",), ("rankme", "loss"), ("effective_rank",), ("effective_rank", "loss"), ("auc_lambda",), ("alpha_req",),
+    ("lidar",), ("alignment",), ("auc_sigma", "alignment"), ("uniformity",), ("auc_sigma", "uniformity"),
+)  # fmt: skip
+RULES = ("auc", "loss", "auc+loss", "rankme", "effective_rank", "lidar", "alpha_req", "rankme+loss")
+
+
+def settings(method: str) -> Iterator[dict[str, float]]:
+    """The eight settings of a method: the shipped one, and seven draws."""
+    rng = np.random.default_rng([METHODS.index(method), 48])
+    widths = rng.permutation(np.resize(WIDTHS, EACH))
+    subsets = rng.permutation(np.resize(SUBSETS, EACH))
+    rates = np.exp(rng.permutation(np.linspace(*np.log(RATES), EACH)))
+    decays = np.exp(rng.permutation(np.linspace(*np.log(DECAYS), EACH)))
+    yield {"width": 1.0, "subset": 1.0, "rate": 1.0, "decay": 1.0}
+    for width, subset, rate, decay in zip(widths[1:], subsets[1:], rates[1:], decays[1:], strict=True):
+        yield {"width": float(width), "subset": float(subset), "rate": float(rate), "decay": float(decay)}
+
+
+def recipe_of(method: str, chosen: dict[str, float], steps: int, data: DataConfig) -> Recipe:
+    """The shipped recipe of a method, made small, with these settings."""
+    base = recipes.for_method(method)
+    whole = chosen["subset"] == 1
+    return replace(
+        base,
+        data=data,
+        network=replace(base.network, width=chosen["width"], features=64),
+        order=replace(base.order, name="iid") if whole else replace(base.order, name="last", subset=chosen["subset"]),
+        optim=replace(
+            base.optim, lr=round(base.optim.lr * chosen["rate"], 8), warmup_epochs=0.1,
+            weight_decay=round(base.optim.weight_decay * chosen["decay"], 8),
+        ),
+        train=replace(base.train, steps=steps, batch_size=128, seed=0, device="cpu", threads=1, precision="fp32",
+                      channels_last="off", checkpoint_minutes=60.0),
+        monitor=replace(base.monitor, interval=max(steps // 2, 1), samples=512, bank=512, watch=-1),
+        evaluation=replace(base.evaluation, bank=2000, queries=3000, ks=(20,)),
+    )  # fmt: skip
+
+
+def small_images(work: Path) -> Path:
+    """Fashion-MNIST in 16 pixels as an array file: every run would shrink its images again, for 5 s of a core."""
+    path = work / "fashion-mnist-16.npz"
+    if not path.is_file():
+        whole = opened(DataConfig("fashion-mnist", size=16), Silent())
+        arrays = {}
+        for name, source in (("train", whole.train), ("val", whole.val), ("test", whole.test)):
+            arrays[f"x_{name}"] = source.read(np.arange(len(source)))[:, 0]
+            arrays[f"y_{name}"] = source.labels
+        work.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays)
+    return path
+
+
+def plan(work: Path, steps: int) -> list[Run]:
+    """All runs, in the order in which every method comes first."""
+    data = opened(DataConfig(str(small_images(work)), size=16, channels=3), Silent()).config
+    out = []
+    for i in range(EACH):
+        for method in METHODS:
+            chosen = list(settings(method))[i]
+            number = EACH * METHODS.index(method) + i
+            key = f"{number:02d}-{method}"
+            out.append(Run(key, key, 0, recipe_of(method, chosen, steps, data), work / key))
+    return out
+
+
+def fits(members: Sequence[Member], y: np.ndarray, groups: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Quality of every set of features that these runs have."""
+    columns = {name: np.array([member.value(name) for member in members]) for name in fleet.SCORES}
+    found: list[Quality] = []
+    for names in SETS:
+        try:
+            found.append(quality(columns, y, names, groups))
+        except CollapseError as error:
+            print(f"  {' + '.join(names)}: {error}")
+    for item in found:
+        print(
+            f"  {item.name:<28} R2 {item.r2:6.3f}  LOO R2 {item.loo_r2:6.3f}  RMSE {item.loo_rmse:.4f}  "
+            f"chance {item.p_value:.3f}  group rank {item.group_spearman:.2f}"
+        )
+    return [asdict(item) | {"name": item.name} for item in found]
+
+
+def choices(members: Sequence[Member], target: str) -> list[dict[str, Any]]:
+    """Regret of each rule within each method, collapsed runs not competing."""
+    out = []
+    for rule in RULES:
+        for method in METHODS:
+            own = [member for member in members if member.method == method]
+            columns = {name: np.array([member.value(name) for member in own]) for name in fleet.SCORES}
+            alive = np.array([member.health != "collapse" for member in own])
+            try:
+                preference = np.where(alive, rank_sum(columns, rule), math.nan)
+            except CollapseError:
+                continue
+            if np.isfinite(preference).any():
+                accuracy, known = [member.accuracy[target] for member in own], [member.validation for member in own]
+                lost = regret(preference, accuracy, int(np.nanargmax(preference)), known)
+                if lost is not None:
+                    out.append({"rule": rule, "method": method, **asdict(lost)})
+    for rule in RULES:
+        shares = [row["share"] for row in out if row["rule"] == rule]
+        if shares:
+            print(f"  {rule:<16} mean regret {100 * np.mean(shares):.0f} % of the range, by method "
+                  + " ".join(f"{share:.2f}" for share in shares))  # fmt: skip
+    return out
+
+
+def analyse(members: Sequence[Member], target: str) -> dict[str, Any]:
+    """Forecasts of one accuracy, and regrets."""
+    y = np.array([member.accuracy[target] for member in members])
+    methods = [member.method for member in members]
+    widths = [fleet.group_of(member, "width") for member in members]
+    print(f"{target}, {len(y)} runs, {y.min():.3f} to {y.max():.3f}; whole methods left out")
+    pooled = fits(members, y, methods)
+    print(f"{target}; whole widths left out")
+    by_width = fits(members, y, widths)
+    alone = {}
+    for method in METHODS:
+        own = [i for i, name in enumerate(methods) if name == method]
+        print(f"{target}, {method} alone")
+        alone[method] = fits([members[i] for i in own], y[own], None) if own else []
+    healthy = [i for i, member in enumerate(members) if member.health != "collapse"]
+    print(f"{target}, the {len(healthy)} runs that are not collapsed")
+    return {
+        "methods_left_out": pooled, "widths_left_out": by_width, "within_method": alone,
+        "not_collapsed": fits([members[i] for i in healthy], y[healthy], [methods[i] for i in healthy]),
+        "regret": choices(members, target),
+    }  # fmt: skip
+
+
+def table(members: Sequence[Member], path: Path) -> None:
+    """One line a run: settings, scores, accuracies; `siamscope forecast fit` reads it."""
+    scores = [name for name in fleet.SCORES if any(name in member.scores for member in members)]
+    header = ["run", "method", "width", "subset", "lr", "weight_decay", "n", "d", "split", "health", "validation"]
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*header, "linear", "knn", *scores])
+        for member in members:
+            known = member.fields
+            share = known["order.subset"] if known["order.name"] == "last" else 1.0
+            writer.writerow(
+                [
+                    Path(member.name).parent.name, member.method, known["network.width"], share, known["optim.lr"],
+                    known["optim.weight_decay"], member.n, member.d, member.split, member.health,
+                    *(f"{value:.6g}" for value in (member.validation, *(member.accuracy[a] for a in ("linear", "knn")),
+                                                   *(member.value(name) for name in scores))),
+                ]
+            )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--most", type=int, default=EACH * len(METHODS), help="only so many runs")
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    runs = plan(given.work, given.steps)[: given.most]
+    waiting = [run for run in runs if due(run, retry=False)]
+    print(f"{len(runs)} runs, {len(waiting)} to do")
+    started = time.monotonic()
+    signal = execute(waiting, given.jobs, 1, lambda run, status, why: print(f"{run.key}: {status} {why}", flush=True))
+    if signal:
+        raise SystemExit(128 + signal)
+    ended = [(run, *outcome(run)) for run in runs]
+    failed = [{"run": run.key, "why": why} for run, status, why in ended if status != "finished"]
+    members, _ = fleet.read([run.dir.path for run, status, _ in ended if status == "finished"])
+    seconds = sum(run.state().get("seconds", 0.0) for run in runs)
+    result = {
+        "machine": environment.describe(torch.device("cpu")),
+        "steps": given.steps, "runs": len(members), "failed": failed, "seconds_of_all_runs": round(seconds, 1),
+        "seconds_of_this_call": round(time.monotonic() - started, 1), "data": members[0].data_name,
+        "n": members[0].n, "d": members[0].d, "split": members[0].split,
+        "linear": analyse(members, "linear"), "knn": analyse(members, "knn"),
+    }  # fmt: skip
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "forecast.json").write_text(json.dumps(finite(_rounded(result)), indent=1) + "\n")
+    table(members, given.out / "forecast.csv")
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six digits: the file is small and a repeated analysis gives the same."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `siamscope forecast` does: fit on runs whose accuracy is known, apply to others."""

@@ -1,0 +1,1 @@
+"""What `siamscope select` does: the best of several runs, or of one run's measurements, without labels."""

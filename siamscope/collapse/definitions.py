@@ -239,7 +239,7 @@ DEFINITIONS: dict[str, Definition] = {
         bounds=lambda n, d: (0.0, math.inf),
         collapsed="low",
         at_a_point=0.0,
-        advice="too low in high dimension: a cube of 10 reads 9.1 with 5,000 rows; compare at equal N",
+        advice="too low in high dimension: a cube of 10 reads 8.7 with 5,000 rows; compare at equal N",
         slow=True,
     ),
     "clid_learnability": Definition(

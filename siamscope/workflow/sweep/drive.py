@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0
 COLLAPSED_TWICE = 2
 """Measurements in a row that must say "collapse" before a trial is ended, beside the alarm in the training itself."""
 FAILURES = 3
-"""Failures in a row, with nothing finished before, that end a sweep: the next one would fail too."""
+"""Failures in a row that end a sweep: the next one would fail too."""
 ALARM, DIVERGED = 4, 3
 
 

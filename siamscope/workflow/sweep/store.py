@@ -103,9 +103,11 @@ class Store:
     def working(self) -> Iterator[None]:
         """Be alive: what is asked for meanwhile is this process's."""
         path = self.out / "workers" / self.id
-        with held(path):
-            yield
-        path.unlink(missing_ok=True)
+        try:
+            with held(path):
+                yield
+        finally:
+            path.unlink(missing_ok=True)
 
     def ask(self, most: int) -> Any:
         """A new trial with its parameters, or None if the study has `most` of them.

@@ -2,6 +2,25 @@
 
 `advance` takes one look after another, each the `Vitals` of the same few images, and says quiet, suspect or alarm. It
 is a pure function of the looks, so a run that is resumed rebuilds the alarm from its log.
+
+A finding is a level below a limit of `siamscope.collapse.health`, or a trend that leads below the grave one soon; both
+together are grave. Two grave ones in a row are an alarm, and so are four of any weight among six looks. The limits were
+set on seed 0 of benchmarks/alarm.py: a ResNet-8 of half width on Fashion-MNIST and shapes at 16 pixels, 400 steps of
+128 images, a look at 128 validation images every 25 steps. Figures from step 50 to the end:
+
+| run | embedding std | embedding rank | feature rank |
+|---|---|---|---|
+| SimSiam (three rates), BYOL, SimCLR (two), VICReg, Barlow Twins | .63-.99 | 17-52 | 13-22 |
+| SimSiam without stop-gradient | .90-.98 | 5.8, later 3.7-5.2 | 8.5-10.5 |
+| without predictor; with neither | .93-.98 | 7.6, later 3.4-5.4 | 8.4-10.4 |
+| BYOL without predictor | **.16-.23** | 12-17 | 14-15 |
+| weight decay 20 times the recipe's | .22-.99 | 22, later 2.8-3.2 | 6.2-15 |
+| 60 times | .00-1.00 | 1.1-2.0 | 1.2-5.3 |
+| rate 10 times; 40 times | .46-1.00 | 9.7, later 3.1-4.6; 1.5-3.9 | 7.9-12; 3.9-7.8 |
+
+So a spread and a rank are both needed: each misses what the other sees. Rank 3-6, which health.py calls partial, is
+where short runs without stop-gradient stay: it must last to be an alarm, because runs pass through it at first. The AUC
+has no limit that holds for every d; as a number of `directions` it has, and its trend must confirm that of the rank.
 """
 
 import itertools
@@ -55,44 +74,49 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Limits:
-    """Attributes:
-    looks: over how many a trend is taken.
-    least: with fewer there is no trend.
-    confirm: looks in a row that must say the same before the state rises.
-    clear: looks in a row without any finding before it falls to quiet.
-    fall: a trend counts if the curve has fallen to less than this share over the looks,
-    scatter: and by more than this many times the scatter about the trend.
-    ahead: how far a trend is followed, as a share of the steps between the first and the last of the looks; 0 = no
-        trends, levels only.
+    """When looks become an alarm. Levels are those of `siamscope.collapse.health`.
+
+    Attributes:
+        looks: over how many of the last looks a trend and the memory of findings reach.
+        least: with fewer there is no trend.
+        confirm: looks in a row with a finding that make a suspicion, and with a grave one that make an alarm.
+        lasting: findings among the last `looks` that make an alarm, however slight: it does not pass by itself.
+        clear: looks in a row without any before the state falls to quiet.
+        fall: a trend is a curve that loses this share of itself over the looks, and
+        scatter: more than this many times its scatter about the trend.
+        ahead: how far a trend is followed, in multiples of the steps between the first and the last of the looks; 0 = no
+            trends, levels only.
     """
 
     looks: int = 6
-    least: int = 4
+    least: int = 3
     confirm: int = 2
+    lasting: int = 4
     clear: int = 3
-    fall: float = 0.8
+    fall: float = 0.2
     scatter: float = 3.0
-    ahead: float = 1.0
+    ahead: float = 2.0
 
 
 @dataclass(frozen=True)
 class Watching:
-    """The alarm between two looks: the recent ones, and for how many looks in a row something was found.
+    """The alarm between two looks.
 
     Attributes:
         recent: the last looks.
-        rising: looks in a row with a finding of at least severity 1 and 2.
-        clean: looks in a row without.
+        severities: of what was found at each of them: 0 nothing, 1 a finding, 2 a grave one.
+        alarm: the state.
     """
 
     recent: tuple[Look, ...] = ()
-    rising: tuple[int, int] = (0, 0)
-    clean: int = 0
+    severities: tuple[int, ...] = ()
     alarm: Alarm = Alarm()
 
 
 @dataclass(frozen=True)
 class _Finding:
+    """severity: 1 or 2."""
+
     severity: int
     kind: Kind
     reason: str
@@ -119,35 +143,36 @@ def advance(watching: Watching, look: Look, limits: Limits | None = None) -> Wat
     if look.step < SETTLING_STEPS:
         return Watching(alarm=Alarm(step=look.step))
     recent = (*watching.recent, look)[-limits.looks :]
-    found = [*_levels(look), *_trends(recent, limits)]
-    worst = max((f.severity for f in found), default=0)
-    suspicious, alarming = watching.rising
-    rising = (suspicious + 1 if worst >= 1 else 0, alarming + 1 if worst >= 2 else 0)
-    clean = 0 if found else watching.clean + 1
-    state = _state(watching.alarm.state, rising, clean, limits)
+    found = _findings(recent, limits)
+    severities = (*watching.severities, max((f.severity for f in found), default=0))[-limits.looks :]
+    state = _state(watching.alarm.state, severities, limits)
     if state == "quiet":
         alarm = Alarm(step=look.step)
     elif not found:
-        alarm = Alarm(state, watching.alarm.kind, look.step, ("no sign of it at this look",), watching.alarm.advice)
+        before = watching.alarm
+        alarm = Alarm(state, before.kind, look.step, ("nothing new at this look",), before.advice)
     else:
-        kind = _kind(found, worst)
+        kind = _kind(found)
         reasons = tuple(f.reason for f in sorted(found, key=lambda f: (f.kind != kind, -f.severity)))
         alarm = Alarm(state, kind, look.step, reasons, _advice(kind))
-    return Watching(recent, rising, clean, alarm)
+    return Watching(recent, severities, alarm)
 
 
-def _state(before: State, rising: tuple[int, ...], clean: int, limits: Limits) -> State:
-    if rising[1] >= limits.confirm:
+def _state(before: State, severities: Sequence[int], limits: Limits) -> State:
+    last = severities[-limits.confirm :]
+    if len(last) == limits.confirm and min(last) == 2:
         return "alarm"
-    if clean >= limits.clear:
+    if severities[-1] and sum(severity > 0 for severity in severities) >= limits.lasting:
+        return "alarm"
+    if not any(severities[-limits.clear :]):
         return "quiet"
-    if before == "quiet" and rising[0] >= limits.confirm:
+    if before == "quiet" and len(last) == limits.confirm and min(last) >= 1:
         return "suspect"
     return before
 
 
-def _kind(found: Sequence[_Finding], worst: int) -> Kind:
-    """A point has no directions either, so a shrinking spread tells."""
+def _kind(found: Sequence[_Finding]) -> Kind:
+    """A cloud that shrinks to a point loses its directions on the way: where the spread falls, it is that."""
     return "complete" if any(f.kind == "complete" for f in found) else "dimensional"
 
 
@@ -163,52 +188,59 @@ def directions(v: Vitals) -> float:
     return 1 + 2 * v.d * (1 - v.auc)
 
 
-def _levels(look: Look) -> list[_Finding]:
-    out: list[_Finding] = []
-    std = look.embeddings.embedding_std
-    if std < SHRUNKEN_STD:
-        limit = COLLAPSED_STD if std < COLLAPSED_STD else SHRUNKEN_STD
-        reason = f"the embeddings' spread (std x sqrt(d)) is {std:.2f}, below {limit}"
-        out.append(_Finding(2 if std < COLLAPSED_STD else 1, "complete", reason))
-    for name, v in (("embeddings", look.embeddings), ("backbone features", look.features)):
-        collapsed, low = rank_thresholds(v.d, v.n)
-        rank = v.effective_rank
-        if rank < low:
-            limit = collapsed if rank < collapsed else low
-            reason = f"{name} vary along {rank:.1f} of {v.d} directions, below {limit:.3g}"
-            out.append(_Finding(2 if rank < collapsed else 1, "dimensional", reason))
-    return out
-
-
-def _trends(recent: Sequence[Look], limits: Limits) -> list[_Finding]:
-    """Curves that fall towards a limit. A rank counts when the AUC falls with it, so that one noisy figure does not."""
-    if len(recent) < limits.least or not limits.ahead:
-        return []
-    out = []
-    steps = [float(look.step) for look in recent]
-    std = [look.embeddings.embedding_std for look in recent]
-    if _reaches(steps, std, COLLAPSED_STD, limits):
-        out.append(_Finding(1, "complete", f"the embeddings' spread falls: {_course(std, recent)}"))
+def _findings(recent: Sequence[Look], limits: Limits) -> list[_Finding]:
+    """What is wrong at the last look: a level, a trend, or both, which is grave."""
+    out = [_of_spread(recent, limits)]
     for name, vitals in (
         ("embeddings", [look.embeddings for look in recent]),
         ("backbone features", [look.features for look in recent]),
     ):
-        ranks, limit = [v.effective_rank for v in vitals], rank_thresholds(vitals[-1].d, vitals[-1].n)[0]
-        if all(_reaches(steps, curve, limit, limits) for curve in (ranks, [directions(v) for v in vitals])):
-            out.append(_Finding(1, "dimensional", f"the {name}' effective rank falls: {_course(ranks, recent)}"))
-    return out
+        out.append(_of_rank(name, vitals, recent, limits))
+    return [finding for finding in out if finding]
 
 
-def _course(values: Sequence[float], recent: Sequence[Look]) -> str:
-    return f"{values[0]:.3g} at step {recent[0].step}, {values[-1]:.3g} at step {recent[-1].step}"
+def _of_spread(recent: Sequence[Look], limits: Limits) -> _Finding | None:
+    std = [look.embeddings.embedding_std for look in recent]
+    falls = _reaches(recent, std, COLLAPSED_STD, limits)
+    return _finding(
+        "complete", "the embeddings' spread (std x sqrt(d))", std, COLLAPSED_STD, SHRUNKEN_STD, falls, recent
+    )
 
 
-def _reaches(steps: Sequence[float], values: Sequence[float], limit: float, limits: Limits) -> bool:
+def _of_rank(name: str, vitals: Sequence[Vitals], recent: Sequence[Look], limits: Limits) -> _Finding | None:
+    """A rank falls when the AUC says so too: one of them may stray."""
+    ranks = [v.effective_rank for v in vitals]
+    collapsed, low = rank_thresholds(vitals[-1].d, vitals[-1].n)
+    falls = all(_reaches(recent, curve, collapsed, limits) for curve in (ranks, [directions(v) for v in vitals]))
+    what = f"the effective rank of the {name} (of {vitals[-1].d} directions)"
+    return _finding("dimensional", what, ranks, collapsed, low, falls, recent)
+
+
+def _finding(
+    kind: Kind, what: str, curve: Sequence[float], grave: float, slight: float, falls: bool, recent: Sequence[Look]
+) -> _Finding | None:
+    """Below the `grave` limit, or below the `slight` one on the way to it: severity 2. One of the two: severity 1."""
+    now, words = curve[-1], []
+    if now < slight:
+        words.append(f"is {now:.3g}, below {grave if now < grave else slight:.3g}")
+    if falls:
+        words.append(
+            f"falls, from {curve[0]:.3g} at step {recent[0].step} to {now:.3g}, and will be below {grave:.3g} soon"
+        )
+    if not words:
+        return None
+    return _Finding(2 if now < grave or len(words) == 2 else 1, kind, f"{what} {' and '.join(words)}")
+
+
+def _reaches(recent: Sequence[Look], values: Sequence[float], limit: float, limits: Limits) -> bool:
     """Whether a curve falls, and so fast that it will be at `limit` soon.
 
     A straight line through the logarithms, with the median of the slopes between any two looks (Theil 1950, Sen 1968):
     it does not follow a single stray look.
     """
+    if len(recent) < limits.least or not limits.ahead:
+        return False
+    steps = [float(look.step) for look in recent]
     y = np.log(np.maximum(values, 1e-12))
     pairs = itertools.combinations(range(len(y)), 2)
     slope = float(np.median([(y[j] - y[i]) / (steps[j] - steps[i]) for i, j in pairs]))
@@ -217,6 +249,6 @@ def _reaches(steps: Sequence[float], values: Sequence[float], limit: float, limi
     scatter = 1.4826 * float(np.median(np.abs(y - line - level)))
     span = steps[-1] - steps[0]
     fallen = -slope * span
-    if fallen < -math.log(limits.fall) or fallen < limits.scatter * scatter:
+    if fallen < -math.log(1 - limits.fall) or fallen < limits.scatter * scatter:
         return False
     return bool(level + slope * limits.ahead * span < math.log(limit))

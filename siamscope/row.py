@@ -112,8 +112,8 @@ class Method:
     teacher: Annotated[str, arg(aliases=("--teacher",))] = ""
     """Teacher target: the run directory or encoder file whose features, standardised, the embeddings are to be."""
     regulariser: Annotated[Regulariser, arg(aliases=("--regulariser",))] = "none"
-    """A further term on the projector's outputs, before its last normalisation and as unit vectors: `variance`, a hinge
-    on every dimension's deviation (complete collapse); `isotropic`, directions used alike (dimensional collapse)."""
+    """A further term on the projector's outputs, as unit vectors: `variance`, a hinge on every dimension's deviation,
+    before a last batch norm (against complete collapse); `isotropic`, directions used alike (dimensional collapse)."""
     regulariser_weight: float = 0.1
     """Its weight beside the objective; the variance term lies in [0, 1], the isotropic one in [0, log d]."""
     distance: Literal["cosine", "euclidean"] = "cosine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class Regulariser(nn.Module, ABC):
     Embeddings are brought to unit length first, so that the term neither sees nor moves their scale and is bounded;
     samples of all processes count as one batch. Half precision is computed in float32.
     """
+
+    before_norm: ClassVar[bool] = False
+    """Whether a last batch norm must come after it, because that norm hides what the term is about."""
 
     def __init__(self, group: Group | None = None) -> None:
         super().__init__()
@@ -71,10 +75,13 @@ class Variance(Regulariser):
     std_j = sqrt(unbiased variance of dimension j + eps). On the sphere the mean square of a dimension is one, so the
     hinge is at rest only when no dimension has a mean or less than its share. It sees complete collapse (all at one
     point) and dead dimensions; of embeddings on a line or plane that lies askew to the axes it sees next to nothing.
+    A batch norm gives every dimension of a collapsed cloud its spread back, so the term belongs before it.
 
     Source: Bardes, Ponce & LeCun 2022 (arXiv:2105.04906), eq. 1, there on raw embeddings, whose scale can then grow
     in place of their spread.
     """
+
+    before_norm: ClassVar[bool] = True
 
     def __init__(self, eps: float = 1e-4, group: Group | None = None) -> None:
         super().__init__(group)
@@ -104,7 +111,8 @@ class Isotropic(Regulariser):
     of the term is d over the participation ratio of M, so it is the share of directions lost, in nats; without the
     logarithm the push would fade long before all are used. M is not centred: a common mean is a direction of its own,
     so complete collapse costs log d as a line does. A batch of N < d samples cannot reach 0 but log(d / N); that floor
-    has no gradient.
+    has no gradient. It is of the embeddings as the objective is given them, after a last batch norm: before it the
+    term would spend itself on the mean, which the norm removes.
 
     The gradient (4 / N) M u / |M|_F^2 is the negative term of UniGrad and TiCo with the batch's own F, over |F|^2.
 

@@ -40,11 +40,10 @@ class Branch(nn.Module):
         out: Tensor = self.projector(self.backbone(images))
         return out
 
-    def in_two(self, images: Tensor, last: int) -> tuple[Tensor, Tensor]:
-        """What the `last` modules of the projector are given, and what they make of it: the embeddings."""
-        split = len(self.projector) - last
-        before: Tensor = self.projector[:split](self.backbone(images))
-        embeddings: Tensor = self.projector[split:](before)
+    def in_two(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the projector's last module is given, and what it makes of it: the embeddings."""
+        before: Tensor = self.projector[:-1](self.backbone(images))
+        embeddings: Tensor = self.projector[-1](before)
         return before, embeddings
 
 
@@ -90,7 +89,7 @@ class Siamese(nn.Module):
         whole = views[:TARGET_VIEWS]
         shown = [apply_mix(view, mix) for view in whole] if mix else list(whole)
         z, raw = self._embedded(shown)
-        z += [self.online(view) for view in views[TARGET_VIEWS:]]
+        z = [*z, *(self.online(view) for view in views[TARGET_VIEWS:])]
         t = self.targets(whole, None if mix else z)
         with torch.autocast(views[0].device.type, enabled=False):  # statistics and softmax in float32
             if self.training:
@@ -104,11 +103,12 @@ class Siamese(nn.Module):
             return loss if self.regulariser is None else loss + self._regularised([full(x) for x in raw])
 
     def _embedded(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Embeddings, and what the regulariser is of: them before a last normalisation, which hides their spread."""
-        if self.regulariser is None:
-            return [self.online(view) for view in views], []
+        """Embeddings, and what the regulariser is of: these, or what the projector's last norm is given."""
         head = self.row.projector
-        both = [self.online.in_two(view, int(head.layers > 0 and head.last_norm != "none")) for view in views]
+        if self.regulariser is None or not self.regulariser.before_norm or not head.layers or head.last_norm == "none":
+            z = [self.online(view) for view in views]
+            return z, z
+        both = [self.online.in_two(view) for view in views]
         return [z for _, z in both], [before for before, _ in both]
 
     def _regularised(self, raw: list[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamscope import methods, recipe
+from siamscope import methods, networks, recipe
 from siamscope.rundir import RunDir, read_jsonl
 from siamscope.training import checkpoint
 
@@ -33,6 +33,11 @@ CASES: dict = {name: (name, {}, {}) for name in methods.METHODS} | {
         "simsiam", {"predictor": "linear"},
         {"decay": "per-step", "weight_decay": 0.02, "predictor_lr": 4.0, "predictor_weight_decay": 0.05},
     ),
+    "isotropic": ("simsiam", {"regulariser": "isotropic"}, {}),
+    "distilled": (
+        "simsiam", {"target": "teacher", "predictor": "none", "normalise": "none", "distance": "euclidean"},
+        {"lr": 0.02},
+    ),
 }  # fmt: skip
 
 
@@ -40,8 +45,12 @@ CASES: dict = {name: (name, {}, {}) for name in methods.METHODS} | {
 def recipes(small, tmp_path):
     folder = tmp_path / "recipes"
     folder.mkdir()
+    torch.manual_seed(1)
+    teacher = networks.create("resnet8", width=0.25).eval()
+    networks.save_encoder(tmp_path / "teacher", teacher, {"input_size": 16, "mean": [0.5] * 3, "std": [0.2] * 3})
     for name, (method, cells, optim) in CASES.items():
         config = small(method, train={"steps": 5}, optim={"lr": 0.1} | optim, monitor={"interval": 5})
+        cells = cells | ({"teacher": str(tmp_path / "teacher")} if name == "distilled" else {})
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, **cells))
         (folder / f"{name}.toml").write_text(recipe.to_toml(config))
     return folder

@@ -217,3 +217,21 @@ def test_composed_parts_have_the_rows_numbers():
 )
 def test_cells_that_a_row_does_not_read(name, cells, unread):
     assert not_read(methods.get(name), cells) == unread
+
+
+@pytest.mark.parametrize(("kind", "before"), [("variance", True), ("isotropic", False)])
+def test_where_a_regulariser_looks(kind, before):
+    """Variance: at what the last batch norm is given, since behind it every dimension has its spread again."""
+    cells = {"regulariser": kind, "regulariser_weight": 0.7}
+    model = network(projector=Head(layers=2, hidden=16, out=8, last_norm="batch-no-affine"), **cells)
+    bare = network(projector=Head(layers=2, hidden=16, out=8, last_norm="batch-no-affine"))
+    bare.load_state_dict(model.state_dict())
+    features = [model.online.backbone(view) for view in views()]
+    given = [(model.online.projector[:-1] if before else model.online.projector)(f) for f in features]
+    expected = bare(views()) + 0.7 * model.regulariser(given)
+    torch.testing.assert_close(model(views()), expected, rtol=1e-12, atol=0)
+    other = [(model.online.projector if before else model.online.projector[:-1])(f) for f in features]
+    assert abs(model.regulariser(other) - model.regulariser(given)) > 1e-3
+    by_form = network(objective_form="gradient", projector=model.row.projector, **cells)
+    by_form.load_state_dict(model.state_dict())
+    torch.testing.assert_close(gradient(by_form), gradient(model), rtol=1e-10, atol=1e-13)

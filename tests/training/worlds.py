@@ -39,6 +39,13 @@ def rows() -> dict[str, Method]:
     out["simsiam-bias"] = dataclasses.replace(out["simsiam"], predictor="linear", predictor_bias=True)
     out["byol-symmetric-mlp"] = dataclasses.replace(out["byol"], predictor="symmetric-mlp")
     out["unigrad-batch"] = dataclasses.replace(out["unigrad"], normalise="batch", rho=0.0)
+    for name, method, kind in (
+        ("simsiam-isotropic", "simsiam", "isotropic"),
+        ("simclr-variance", "simclr", "variance"),
+    ):
+        head = Head(layers=2, hidden=12, out=6, last_norm="batch-no-affine")
+        out[name] = dataclasses.replace(out[method], projector=head, regulariser=kind, regulariser_weight=0.5)
+        out[f"{name}-gradient"] = dataclasses.replace(out[name], objective_form="gradient")
     return out
 
 

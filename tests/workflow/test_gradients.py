@@ -12,6 +12,7 @@ from siamscope.gradients import pairs
 from siamscope.gradients.predictor import linear_predictor_terms
 from siamscope.methods import METHODS, Head
 from siamscope.objectives import ObjectiveError, tangent
+from siamscope.training.siamese import Branch
 from siamscope.workflow import gradients_escape as escape
 from siamscope.workflow.gradients_rows import Embeddings, Views, gradient_of, ready
 
@@ -93,6 +94,36 @@ def test_any_cell_can_change(name, cells):
     given = embeddings(1)
     subject = ready(row_of(name, **cells), given, 0)
     assert relative(gradient_of(subject, given.pairs).terms.total, of_a_step(subject, given.pairs, 0)) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["variance", "isotropic"])
+@pytest.mark.parametrize("name", ["simsiam", "barlow", "directpred", "swav"])
+def test_a_regulariser_is_part_of_the_push(name, kind):
+    given = embeddings(1)
+    row = row_of(name, regulariser=kind, regulariser_weight=0.3)
+    subject, bare = ready(row, given, 0), ready(dataclasses.replace(row, regulariser="none"), given, 0)
+    assert escape.predicted(row) is None
+    model = copy.deepcopy(subject.model)
+    model.online = Branch(nn.Identity(), nn.Sequential())
+    model.target = Lagging() if model.target is not None else None
+    for view in (0, 1):
+        leaves = [z.clone().requires_grad_() for z in given.pairs.online]
+        copy.deepcopy(model)(leaves).backward()
+        found, plain = (gradient_of(one, given.pairs, view).terms for one in (subject, bare))
+        assert relative(found.total, leaves[view].grad) < 1e-10
+        assert torch.equal(found.pull, plain.pull)
+        assert relative(plain.total, found.total) > 1e-4
+
+
+def test_a_teacher_is_left_out():
+    """No teacher is at hand: the row is compared with the other view in its place, and says so."""
+    given = embeddings(1)
+    row = row_of("simsiam", target="teacher", predictor="none", teacher="nowhere", distance="euclidean")
+    subject = ready(row, given, 0)
+    assert "the other view in place of the teacher" in subject.remarks
+    wanted = ready(dataclasses.replace(row, target="detached"), given, 0)
+    a, b = (gradient_of(one, given.pairs, 0).terms.total for one in (subject, wanted))
+    assert torch.equal(a, b)
 
 
 def test_the_parts_are_those_of_the_closed_form():

@@ -75,7 +75,7 @@ def diagnose(
     if point:
         found = {name: _at_a_point(name) for name in names if DEFINITIONS[name].needs != "views"}
     else:
-        found = _of_moments(state, spectra, names, conventions) | _of_rows(rows, names, seed, row_norm)
+        found = _of_moments(state, spectra, names, conventions) | _of_rows(rows, names, seed, state)
     if bootstrap and not point and rows is not None and state.n >= intervals.SAMPLES_PER_DIMENSION * state.d:
         wanted = [name for name in found if DEFINITIONS[name].needs == "spectrum"]
 
@@ -159,13 +159,13 @@ def _alpha(spectra: tuple[Spectrum, Spectrum], conventions: Conventions) -> Scor
     return Score("alpha_req", law.alpha, details={"fitted_on": [law.first, law.last], "r2": law.r2})
 
 
-def _of_rows(rows: Array, names: Sequence[str], seed: int, row_norm: bool) -> dict[str, Score]:
+def _of_rows(rows: Array, names: Sequence[str], seed: int, state: Moments) -> dict[str, Score]:
     """The scores that look at the rows again."""
     if rows is None or not any(DEFINITIONS[name].needs == "features" for name in names):
         return {}
-    x = unit_rows(to_float64(rows)) if row_norm else rows
+    x = unit_rows(to_float64(rows)) if state.row_norm else rows
     ways: dict[str, Callable[[], float]] = {
-        "coherence": lambda: geometry.coherence(x),
+        "coherence": lambda: geometry.coherence(x, moment=state.second_moment()),
         "uniformity": lambda: geometry.uniformity(x, seed=seed),
         "twonn": lambda: intrinsic.twonn(x, seed=seed),
         "clid_learnability": lambda: intrinsic.clid_learnability(x, seed=seed),

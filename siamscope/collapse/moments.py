@@ -92,7 +92,8 @@ class Moments:
         for chunk in in_chunks(rows):
             if not self.row_norm:
                 self.raw.update(chunk)
-            self.unit.update(unit_rows(to_float64(chunk)))
+            if len(chunk):
+                self.unit._absorb(unit_rows(to_float64(chunk)), True)
         return self
 
     def _note(self, dtype: str, rounding: float) -> None:
@@ -139,6 +140,10 @@ class Moments:
         diagonal: Float64 = np.clip(to_numpy(m2.diagonal()), 0, None) / max(self.n, 1)
         return diagonal
 
+    def second_moment(self) -> Float64:
+        """(d, d) sum of x x^T over the rows, not centred."""
+        return _second_moment(self.raw)
+
     def noise(self) -> float:
         """Rounding of the rows' number format over their spread; 0 for whole numbers, infinite for no spread."""
         spread = math.sqrt(float(self.variances().sum()))
@@ -159,8 +164,7 @@ class Moments:
 
     def self_cluster(self) -> float:
         """`geometry.self_cluster` of all rows seen: zero rows, which add nothing to U^T U, are left out."""
-        mean = to_numpy(self.unit.mean)
-        moment = to_numpy(self.unit.m2) + self.n * np.outer(mean, mean)
+        moment = _second_moment(self.unit)
         n, d = round(float(np.trace(moment))), self.d
         if n < 2 or d == 1:
             return 1.0
@@ -250,6 +254,12 @@ def _or_nan(name: str, centred: Spectrum, uncentred: Spectrum, conventions: Conv
         return spectral_score(name, centred, uncentred, conventions)
     except CollapseError:
         return math.nan
+
+
+def _second_moment(state: CovarianceState) -> Float64:
+    mean = to_numpy(state.mean)
+    moment: Float64 = to_numpy(state.m2) + state.n * np.outer(mean, mean)
+    return moment
 
 
 def _without(whole: CovarianceState, part: CovarianceState) -> CovarianceState:

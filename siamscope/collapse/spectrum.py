@@ -22,7 +22,6 @@ from siamscope.collapse.arrays import (
 )
 from siamscope.collapse.errors import CollapseError
 
-
 TOO_LARGE = "the features hold numbers too large to square and add up; scale them down."
 
 
@@ -97,44 +96,56 @@ class CovarianceState:
             raise CollapseError(f"a batch of features has {rows.shape[1]} columns; this state was made for {self.d}.")
         if rows.shape[0] == 0:
             return self
-        rows = detached(rows)
+        return self._absorb(detached(rows), False)
+
+    def _absorb(self, rows: Array, ours: bool) -> "CovarianceState":
+        """`update` with rows of the right shape, in place if they are `ours`: float64, and nobody else needs them."""
+        n = rows.shape[0]
         first = to_float64(rows[0])
         if self.n == 0:
             self._move(first)
         # Measured from a point inside the cloud, identical rows give exactly zero and a large offset costs no digits.
-        origin = self.mean if self.n else first
+        origin = self.mean if self.n else first * 1
         with np.errstate(invalid="ignore", over="ignore"):  # said below
-            shifted = rows - like(origin, first)  # in float64, also of float32 rows
+            shifted = rows if ours else rows - like(origin, first)  # in float64, also of float32 rows
+            if ours:
+                shifted -= like(origin, first)
             offset = shifted.mean(0)
         if not is_finite(offset):  # as every NaN or infinity makes it; cheaper than to look at all entries
             require_finite(to_float64(rows), "a batch of features")
             raise CollapseError(TOO_LARGE)
-        shifted -= offset
-        with np.errstate(over="ignore"):  # said by `spectrum`
+        with np.errstate(over="ignore", invalid="ignore"):  # said by `spectrum`
             m2 = like(shifted.T @ shifted, self.m2)
-        self._add(rows.shape[0], like(offset, self.mean), m2, origin)
-        return self
-
-    def _add(self, n: int, offset: Array, m2: Array, origin: Array) -> None:
-        """Chan's merge with a block of `n` rows whose mean is origin + offset; origin is our mean, if we have one."""
+            offset = like(offset, self.mean)
+            # About our mean the scatter of both is ours and that of the block, less what the mean moves. At most as
+            # many digits go as the block has rows: it is small, and its first row is in it.
+            m2 -= offset[:, None] * offset[None, :] * (n * (n / (self.n + n)))
         if self.n:
-            self.m2 = self.m2 + m2
-            self.m2 += offset[:, None] * offset[None, :] * (self.n * n / (self.n + n))
+            m2 += self.m2
             self.mean = self.mean + offset * (n / (self.n + n))
         else:
-            self.m2, self.mean = m2, origin + offset
+            self.mean = origin + offset
+        self.m2 = m2
         self.n += n
+        return self
 
     def merge(self, other: "CovarianceState") -> "CovarianceState":
         """Add all that `other` has seen, and leave it as it was. Returns self. The order matters only to rounding."""
         if other.d != self.d:
             raise CollapseError(f"cannot merge a state of {other.d} dimensions into one of {self.d}.")
-        if other.n:
-            if self.n == 0:
-                self._move(other.mean)
-            mean, m2 = like(other.mean, self.mean), like(other.m2, self.m2)
-            offset, origin = (mean - self.mean, self.mean) if self.n else (mean * 0, mean)
-            self._add(other.n, offset, m2, origin)
+        if other.n == 0:
+            return self
+        if self.n == 0:
+            self._move(other.mean)
+        mean, m2 = like(other.mean, self.mean), like(other.m2, self.m2)
+        total = self.n + other.n
+        if self.n:
+            gap = mean - self.mean
+            self.m2 = self.m2 + m2 + gap[:, None] * gap[None, :] * (self.n * other.n / total)
+            self.mean = self.mean + gap * (other.n / total)
+        else:
+            self.m2, self.mean = m2 * 1, mean * 1
+        self.n = total
         return self
 
     def all_reduce(self, reduce: Callable[[Array], Array]) -> "CovarianceState":
@@ -163,7 +174,7 @@ class CovarianceState:
         if self.n < 2:
             raise CollapseError(f"a spectrum needs at least 2 samples, not {self.n}.")
         mean, scatter = to_numpy(self.mean), to_numpy(self.m2)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             moment = scatter + self.n * np.outer(mean, mean)
         if not is_finite(moment):
             raise CollapseError(TOO_LARGE)

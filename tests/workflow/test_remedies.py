@@ -1,5 +1,7 @@
 """Every remedy for collapse is one flag on the shipped SimSiam recipe: it runs, and it changes what is trained."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,6 +10,8 @@ from siamscope import recipe as recipes
 from siamscope.row import Head, Method, MethodError, not_read, projector_of
 from siamscope.rundir import RunDir, read_jsonl
 from siamscope.training import checkpoint
+from siamscope.workflow.compare_plan import cells, chosen
+from siamscope.workflow.table import defaults
 
 COMMAND = [
     "train", "shapes", "--method", "simsiam", "--size", "16", "--samples", "96", "--data.val-samples", "32",
@@ -97,3 +101,23 @@ def test_what_is_not_read_is_said():
     assert not_read(Method(), ["regulariser_weight", "regulariser"]) == ["regulariser_weight"]
     assert not_read(Method(regulariser="variance"), ["regulariser_weight"]) == []
     assert not_read(Method(projector=Head(layers=0)), ["projector_scale"]) == ["projector_scale"]
+
+
+def test_a_comparison_puts_them_into_every_row():
+    shared = recipes.load("compare")
+    for flag, cell in (("regulariser", "isotropic"), ("projector_scale", 2.0), ("regulariser_weight", 0.5)):
+        changed = dataclasses.replace(shared, method=dataclasses.replace(shared.method, **{flag: cell}))
+        rows = cells(changed, chosen("all"), [flag], variants=True)
+        assert rows and all(line.row is None or getattr(line.row, flag) == cell for line in rows)
+        assert sum(line.row is not None for line in rows) >= len(chosen("all"))
+        untouched = cells(changed, ["simsiam"])
+        assert getattr(untouched[0].row, flag) != cell
+
+
+def test_the_table_shows_what_is_built():
+    row = dataclasses.replace(recipes.for_method("simsiam").method, projector_scale=2.0, regulariser="isotropic")
+    shown = defaults(row)
+    assert "projector 1024-512" in shown
+    assert "predictor 64-512" in shown
+    assert "regulariser isotropic, weight 0.1" in shown
+    assert not any("regulariser" in text for text in defaults(recipes.for_method("simsiam").method))

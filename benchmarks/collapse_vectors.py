@@ -83,7 +83,7 @@ def size(given: Any, widths: list[int]) -> dict[str, Any]:
 
 
 def order(given: Any, widths: list[int]) -> dict[str, Any]:
-    """Orders of presentation; so many vectors that each is seen 100 times, as the paper's images (10,240 by default)."""
+    """Orders of presentation; so many vectors that each is seen 100 times, as the paper's images."""
     count = given.steps * given.batch // PASSES
     trials = [Trial(count, seed, name, switch) for seed in range(given.seeds) for name, switch in ORDERS]  # type: ignore[arg-type]
     found = [outcome for width in widths for outcome in train(width, trials, given.steps, given.batch)]

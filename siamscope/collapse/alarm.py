@@ -84,7 +84,7 @@ class Limits:
         clear: looks in a row without any before the state falls to quiet.
         fall: a trend is a curve that loses this share of itself over the looks, and
         scatter: more than this many times its scatter about the trend.
-        ahead: how far a trend is followed, in multiples of the steps between the first and the last of the looks; 0 = no
+        ahead: how far a trend is followed, in multiples of the steps from the first of the looks to the last; 0 = no
             trends, levels only.
     """
 

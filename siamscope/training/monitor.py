@@ -23,7 +23,11 @@ from siamscope.views.policies import ViewSpec
 
 CHUNK = 512
 LAGGING = 128  # images that the momentum target sees: enough for one ratio, and a quarter of a training step's cost
+DECOMPOSED = 512  # dimensions of embeddings at most for RankMe and LiDAR of theirs, whose cost is cubic
 ALIGNED = 10  # eigenvectors of the correlation whose images under the predictor are followed
+
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Monitor:
         with evaluating(model):
             features = self._encode(model.online.backbone, self.sample.images)
             embeddings = self._project(model, features)
-            pair = self._views(model)
+            seen, pair = self._views(model)
             out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*pair)}
             if self.sample.labels is not None and self.bank.labels is not None:
                 out["knn"] = self._knn(model, features, self.bank.labels, self.sample.labels)
@@ -73,6 +77,9 @@ class Monitor:
             out |= theory.figures(model, self.rates, *pair, lambda: self._lag(model, embeddings))
         of_embeddings, spectrum = _vitals(embeddings)
         of_features, feature_spectrum = _vitals(features)
+        out |= {f"feature_{name}": value for name, value in _ranks(features, seen).items()}
+        if of_embeddings.d <= DECOMPOSED:
+            out |= _ranks(embeddings, pair)
         untrained = None
         if reference:
             untrained = replace(of_features, effective_rank=reference["feature_effective_rank"])
@@ -100,16 +107,16 @@ class Monitor:
     def _project(self, model: Siamese, features: Tensor) -> Tensor:
         return torch.cat([self._run(model.online.projector, chunk) for chunk in torch.split(features, CHUNK)])
 
-    def _views(self, model: Siamese) -> tuple[Tensor, Tensor]:
-        """Embeddings of two views of every image, the same views at every measurement."""
+    def _views(self, model: Siamese) -> tuple[Pair, Pair]:
+        """Features, and embeddings, of two views of every image, the same views at every measurement."""
         generator = torch.Generator().manual_seed(self.seed)
-        first: list[Tensor] = []
-        second: list[Tensor] = []
+        features: tuple[list[Tensor], list[Tensor]] = ([], [])
         for chunk in torch.split(self.sample.images, CHUNK):
             batch = views.make_views(chunk, self.specs, generator, colour="fast", mean=self.mean, std=self.std)
-            for kept, view in zip((first, second), batch[:2], strict=True):
-                kept.append(self._run(model.online, self.precision.layout(view)))
-        return torch.cat(first), torch.cat(second)
+            for kept, view in zip(features, batch[:2], strict=True):
+                kept.append(self._run(model.online.backbone, self.precision.layout(view)))
+        first, second = torch.cat(features[0]), torch.cat(features[1])
+        return (first, second), (self._project(model, first), self._project(model, second))
 
     def _lag(self, model: Siamese, embeddings: Tensor) -> tuple[Tensor, Tensor] | None:
         """Embeddings of the first images by the online network and by the momentum target, if there is one."""
@@ -163,6 +170,16 @@ def _vitals(matrix: Tensor) -> tuple[Vitals, NDArray[np.float64]]:
     sigma = found.singular_values
     std = collapse.embedding_std(matrix)
     return Vitals(std, collapse.effective_rank(sigma), collapse.auc(sigma), found.n, found.d), sigma
+
+
+def _ranks(matrix: Tensor, pair: Pair) -> dict[str, float]:
+    """RankMe of a set of features, and LiDAR of two views of each image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", collapse.TooFewSamples)
+        return {
+            "rankme": collapse.rankme(collapse.spectrum(matrix, center=False)),
+            "lidar": collapse.lidar(torch.stack(pair, dim=1)),
+        }
 
 
 def _logged(name: str, spectrum: NDArray[np.float64], most: int = 512) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The alarm in training: it changes nothing until it acts, ends what collapses, and goes back bit for bit."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,10 +9,13 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from siamscope import recipe as recipes
+from siamscope import views
 from siamscope.cli import run as cli
 from siamscope.collapse.alarm import Alarm
 from siamscope.recipe import RecipeError
@@ -19,10 +23,15 @@ from siamscope.report.metrics import read_metrics
 from siamscope.rundir import RunDir, read_jsonl
 from siamscope.training import checkpoint, rollback
 from siamscope.training import watch as watching
+from siamscope.training.build import build_model, build_monitor, specs_of
+from siamscope.training.distributed import World
 from siamscope.training.loop import Loop
+from siamscope.training.precision import Precision
+from siamscope.training.progress import Silent
 from siamscope.training.watch import every
 from siamscope.workflow.jobs import Run, execute, outcome
-from siamscope.workflow.train import resume, train
+from siamscope.workflow.opening import opened
+from siamscope.workflow.train import normalisation, resume, train
 
 
 def weights(run) -> dict:
@@ -86,6 +95,40 @@ def test_a_look_measures_what_the_monitor_measures(small, tmp_path):
             assert seen[step][name] == pytest.approx(measured[step][name], rel=1e-6)
         assert (seen[step]["samples"], seen[step]["embedding_dim"]) == (32, 16)
         assert seen[step]["state"] == "quiet"
+
+
+def test_measurements_hold_rankme_and_lidar(small):
+    """By their formulas, from features and from embeddings, of the monitor's images and of two views of each."""
+    recipe = small(train={"seed": 3}, data={"val_samples": 64}, monitor={"samples": 64})
+    dataset = opened(recipe.data, Silent())
+    norm = normalisation(dataset)
+    monitor = build_monitor(recipe, dataset.train, dataset.val, norm, World(), Precision())
+    model = build_model(recipe, dataset.train.channels)
+    with torch.no_grad():
+        for _ in range(30):  # statistics of batch norm
+            model.train()(views.make_views(monitor.sample.images, specs_of(recipe), torch.Generator().manual_seed(0)))
+    line = monitor.measure(model, 100, None)
+    model.eval()
+    with torch.no_grad():
+        clean = model.online.backbone(views.eval_view(monitor.sample.images, 16, norm.mean, norm.std))
+        pair = views.make_views(
+            monitor.sample.images, specs_of(recipe), torch.Generator().manual_seed(3), colour="fast",
+            mean=norm.mean, std=norm.std,
+        )  # fmt: skip
+        both = [model.online.backbone(view) for view in pair]
+        for prefix, single, two in (
+            ("feature_", clean, both),
+            ("", model.online.projector(clean), [model.online.projector(x) for x in both]),
+        ):
+            sigma = np.linalg.svd(single.double().numpy(), compute_uv=False)
+            p = sigma / sigma.sum() + 1e-7
+            assert line[f"{prefix}rankme"] == pytest.approx(math.exp(-(p * np.log(p)).sum()), rel=1e-5)
+            x = torch.stack(two, 1).double().numpy()
+            between = np.cov(x.mean(1).T, bias=True)
+            within = np.mean([np.cov(rows.T, bias=True) for rows in x], axis=0) + 1e-4 * np.eye(x.shape[2])
+            share = scipy.linalg.eigh(between, within, eigvals_only=True).clip(1e-300)
+            share /= share.sum()
+            assert line[f"{prefix}lidar"] == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-5)
 
 
 def test_every(small):

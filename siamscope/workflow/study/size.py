@@ -32,7 +32,7 @@ CLAIMS = {
 class Options(Common):
     """Subsets of one permutation, each within the next larger one, and all images, for every width of the model."""
 
-    sizes: str = "0.005,0.05,1"
+    sizes: str = "0.002,0.02,1"
     """Shares of the training images, with commas between them."""
     widths: str = "0.25,1"
     """Widths of the backbone, with commas between them (in place of network.width)."""

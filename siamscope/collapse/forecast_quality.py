@@ -97,6 +97,8 @@ def compare(
 def matrix(table: Mapping[str, Float64], names: Sequence[str], n: int) -> Float64:
     """(n, p), every entry finite; CollapseError names the column and the run."""
     for name in names:
+        if name not in table:
+            raise CollapseError(f"no column {name}; there are {', '.join(table) or 'none'}.")
         if table[name].shape != (n,):
             raise CollapseError(f"{name} has shape {table[name].shape} for {n} accuracies.")
         bad = np.flatnonzero(~np.isfinite(table[name]))

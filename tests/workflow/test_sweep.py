@@ -481,6 +481,23 @@ def test_the_choice_and_its_cost_by_hand(small):
     assert table.saved(rows, 40) == pytest.approx(0.75 / 4)
 
 
+def test_a_score_that_prefers_what_has_learnt_least_is_warned_of(small):
+    goal = objective("auc", None, small(), [RATES])
+
+    def text_of(losses):
+        rows = [row(i, 0.6 + 0.01 * i) | {"scores": {"loss": loss}, "path": "run"} for i, loss in enumerate(losses)]
+        facts = {"trials": rows, "score": "auc_sigma", "chosen": rows[0], "labels": None, "notes": []}
+        found = table.with_loss(rows, goal)
+        return found, table.text(facts | {"with_loss": found}, goal, [RATES])
+
+    against, text = text_of([-0.1, -0.2, -0.3, -0.4, -0.5])  # the lowest AUC has the highest loss
+    assert against == pytest.approx(-1) and "WARNING auc_sigma prefers trials with a high loss" in text
+    along, text = text_of([-0.5, -0.4, -0.3, -0.2, -0.1])
+    assert along == pytest.approx(1) and "WARNING" not in text
+    few, text = text_of([-0.1, -0.2, -0.3])
+    assert np.isnan(few) and "WARNING" not in text
+
+
 def test_the_figure(tmp_path):
     axes = [Axis("optim.lr", True, False, 0.01, 1.0), Axis("optim.name", False, True)]
     values = {"optim.lr": 0.1, "optim.name": "sgd"}

@@ -205,6 +205,7 @@ def _facts(
             "training_saved": spared,
             "trials": rows,
             "chosen": choice,
+            "with_loss": table.with_loss(rows, goal),
             "notes": _notes(goal, states, spared, rows),
         }
     )
@@ -217,10 +218,6 @@ def _notes(goal: Objective, states: Mapping[str, int], spared: float, rows: Sequ
         f"{states['complete']} trials finished, {states['pruned']} pruned, {states['fail']} failed, "
         f"{states['running']} in progress; pruning saved {100 * spared:.0f} % of the training"
     ]
-    if goal.name in ("auc_sigma", "auc_lambda", "auc_relative"):
-        notes.append(
-            "a network that has hardly learnt has a low AUC too: look at the loss column, or search with --forecast"
-        )
     if goal.name == "loss":
         notes.append("a collapsed network has a low loss: the loss alone says little")
     if any(row["state"] == "complete" and row["health"] != "healthy" for row in rows):

@@ -124,8 +124,11 @@ def _against_images(axes: Any, facts: Mapping[str, Any], figure: str, label: str
             axes.plot([line["images"]] * len(values), values, "o", ms=2.4, color=INK, alpha=0.5, mew=0, zorder=4)
         _level(axes, facts, model, figure, factor, colour)
     axes.set_xscale("log")
+    sizes = sorted({line["images"] for line in facts["lines"]})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
     dress(axes, label, "training images", grid=True)
-    axes.legend(fontsize=8.5, frameon=False)
+    _legend(axes)
 
 
 def _level(axes: Any, facts: Mapping[str, Any], model: str, figure: str, factor: float, colour: str) -> None:
@@ -165,9 +168,8 @@ def _against_names(axes: Any, facts: Mapping[str, Any], figure: str, label: str,
     axes.set_yticks(range(len(variants)), variants)
     axes.set_ylim(len(variants) - 0.5, -0.5)
     dress(axes, label, note="dashed: untrained" if facts["baselines"] else "", grid=True)
-    axes.title.set_fontsize(11)
     axes.tick_params(axis="y", labelsize=8.5)
-    axes.legend(fontsize=8.5, frameon=False)
+    _legend(axes)
 
 
 def _one_against_the_other(axes: Any, facts: Mapping[str, Any], figure: str) -> None:
@@ -193,7 +195,12 @@ def _one_against_the_other(axes: Any, facts: Mapping[str, Any], figure: str) -> 
     title = _ACCURACY.get(figure, "effective rank")
     dress(axes, title, "AUC of the spectrum", note=note, grid=True)
     axes.set_title(note, fontsize=8.5, loc="right", color=SOFT)
-    if spans:
+    axes.locator_params(axis="x", nbins=6)
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8.5, frameon=False)
 
 

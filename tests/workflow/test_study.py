@@ -317,7 +317,7 @@ def test_a_teacher_comes_before_its_pupil(fakes, tmp_path):
     out = tmp_path / "s"
     text = distill.run(given(distill, out, seeds="0,1", small=0.25, large=1.0)).text
     pupil = RunDir(out / "runs" / "small-distilled" / "seed-1").recipe()
-    assert pupil.method.target == "teacher"
+    assert (pupil.method.target, pupil.method.predictor, pupil.method.projector.layers) == ("teacher", "none", 1)
     assert Path(pupil.method.teacher) == (out / "runs" / "large" / "seed-1").resolve()
     taught = (out / "runs" / "small-distilled" / "started.txt").stat().st_mtime_ns
     assert (out / "runs" / "large" / "seed-0.json").stat().st_mtime_ns < taught

@@ -3,7 +3,8 @@
 A large encoder is trained by the recipe, then a small one is trained to give the large one's features (distillation),
 and the small one is trained alone as well, all for the same number of steps. If the distilled one is as good as the
 large one, the small one has the capacity, and what it lacks alone is the optimisation (Li et al. 2022 distil a SimSiam
-ResNet-50 into a ResNet-18).
+ResNet-50 into a ResNet-18). The pupil has no predictor and a linear layer for a projector, so that its features must
+hold the teacher's; the rest is as the recipe has it: with `simsiam` the cosine with the standardised features.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def run(given: Options) -> Answer:
 
     def lines(shared: Recipe, images: int) -> list[Line]:
         small, large = plan.models(shared, [shared.network.backbone], sizes)
+        head = replace(shared.method.projector, layers=1)
         try:
-            method = replace(shared.method, target="teacher", teacher="to be named", predictor="none")
+            method = replace(shared.method, target="teacher", teacher="-", predictor="none", projector=head)
         except MethodError as error:
             raise PlanError(f"the method {shared.method.name} cannot be taught: {error}") from error
         taught = replace(small.recipe, method=method)

@@ -18,6 +18,8 @@ from siamscope.collapse.card import Diagnosis, Score
 from siamscope.collapse.definitions import DEFINITIONS, Definition
 from siamscope.collapse.diagnose import diagnose
 from siamscope.collapse.errors import CollapseError
+from siamscope.collapse.forecast import Expected, Forecaster
+from siamscope.collapse.forecast_quality import Quality
 from siamscope.collapse.geometry import coherence, self_cluster, uniformity, view_alignment
 from siamscope.collapse.health import Health, Vitals, assess, measure
 from siamscope.collapse.intervals import Interval
@@ -25,6 +27,7 @@ from siamscope.collapse.intrinsic import TwoNN, clid_learnability, intrinsic_dim
 from siamscope.collapse.lidar import group_views, lidar
 from siamscope.collapse.moments import Conventions, Moments, moment_scores, moments, quick
 from siamscope.collapse.scores import auc, cumulative_explained, effective_rank, embedding_std, positive_similarity
+from siamscope.collapse.selection import Regret, rank_sum, regret
 from siamscope.collapse.spectral import (
     PowerLaw,
     alpha_req,
@@ -47,10 +50,14 @@ __all__ = [
     "CovarianceState",
     "Definition",
     "Diagnosis",
+    "Expected",
+    "Forecaster",
     "Health",
     "Interval",
     "Moments",
     "PowerLaw",
+    "Quality",
+    "Regret",
     "Score",
     "Spectrum",
     "TooFewSamples",
@@ -84,7 +91,9 @@ __all__ = [
     "positive_similarity",
     "pseudo_condition",
     "quick",
+    "rank_sum",
     "rankme",
+    "regret",
     "self_cluster",
     "smallest_eigenvalue",
     "spectrum",

@@ -32,7 +32,7 @@ DIRECTIONS: dict[str, int] = {
     "embedding_std": 1,
     "self_cluster": -1,
     "coherence": -1,
-    "pseudo_condition": -1,
+    "pseudo_condition": 1,
     "uniformity": -1,
     "alignment": -1,
     "loss": -1,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siamscope.collapse.errors import CollapseError
-from siamscope.collapse.selection import parts, rank_sum, regret
+from siamscope.collapse.selection import DIRECTIONS, parts, rank_sum, regret
 
 # Reference 6.1, SimSiam on synthetic vectors: rate .03/.1/.3 x decay 1e-4/5e-4/2e-3.
 AUC = np.array([0.855, 0.858, 0.866, 0.869, 0.867, 0.931, 0.884, 0.930, 0.993])
@@ -66,3 +66,12 @@ def test_regret_against_what_labels_of_other_images_choose():
     assert same.share == 0 and math.isnan(same.spearman)
     excluded = regret(np.array([math.nan, 2.0, 1.0]), [0.9, 0.8, 0.7], 1)  # one that may not compete is still a loss
     assert excluded.regret == pytest.approx(0.1)
+
+
+def test_the_directions_are_those_of_the_definitions():
+    from siamscope.collapse.definitions import DEFINITIONS
+
+    assert set(DIRECTIONS) - set(DEFINITIONS) == {"loss", "loss_in_method", "auc_relative"}
+    for name, way in DIRECTIONS.items():
+        if way and name in DEFINITIONS and DEFINITIONS[name].collapsed != "either":
+            assert way == {"high": -1, "low": 1}[DEFINITIONS[name].collapsed], name

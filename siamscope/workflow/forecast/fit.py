@@ -184,10 +184,11 @@ def scores_of(members: Sequence[Member], needed: Sequence[str]) -> dict[str, NDA
 
 
 def _sets(features: tuple[str, ...], members: Sequence[Member]) -> list[tuple[str, ...]]:
-    """The sets of features to compare: none of them dependent on the dimension where that differs."""
-    one_d = len({member.d for member in members if member.d}) < 2
-    sets = dict.fromkeys([*CONSIDERED, *((name,) for name in features), features])
-    return [names for names in sets if one_d or names == features or WITHOUT_DIMENSION.issuperset(names)]
+    """The sets to compare: where dimensions differ, none that depends on them; else AUC and not its relative twin."""
+    several = len({member.d for member in members if member.d}) > 1
+    sets = dict.fromkeys([*CONSIDERED, *((name,) for name in features)])
+    fit = [names for names in sets if (WITHOUT_DIMENSION.issuperset(names) if several else "auc_relative" not in names)]
+    return list(dict.fromkeys([*fit, features]))
 
 
 def _verdict(fitted: Forecaster, known: Sequence[Quality]) -> list[str]:

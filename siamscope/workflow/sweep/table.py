@@ -134,7 +134,8 @@ def _choice(facts: Mapping[str, Any]) -> list[str]:
     if against is not None and against < AGAINST:
         out.append(
             f"WARNING {facts['score']} prefers trials with a high loss (rank correlation {against:.2f}): they have "
-            "learnt less, which is not better. Train longer, narrow the rates to those that learn, or give --forecast"
+            "learnt less, which is not better. Train longer, narrow the rates to those that learn, give --forecast, or "
+            "compare with 'siamscope select OUT/trials --by auc+loss'"
         )
     if found is not None:
         name = NAMES[found["accuracy_of"]]

@@ -26,6 +26,7 @@ from siamscope.collapse.intervals import Interval
 from siamscope.collapse.intrinsic import TwoNN, clid_learnability, intrinsic_dimension, twonn
 from siamscope.collapse.lidar import group_views, lidar
 from siamscope.collapse.moments import Conventions, Moments, moment_scores, moments, quick
+from siamscope.collapse.monitor import CollapseCallback, CollapseMonitor, CollapseWarning
 from siamscope.collapse.scores import auc, cumulative_explained, effective_rank, embedding_std, positive_similarity
 from siamscope.collapse.selection import Regret, rank_sum, regret
 from siamscope.collapse.spectral import (
@@ -45,7 +46,10 @@ __all__ = [
     "DEFINITIONS",
     "Alignment",
     "Baseline",
+    "CollapseCallback",
     "CollapseError",
+    "CollapseMonitor",
+    "CollapseWarning",
     "Conventions",
     "CovarianceState",
     "Definition",

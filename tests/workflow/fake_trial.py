@@ -48,7 +48,7 @@ if rate > 1:
     print("siamscope train: the loss is nan at step 7", file=sys.stderr)
     sys.exit(3)
 
-gate, limit = os.environ.get("FAKE_GATE", ""), time.monotonic() + 60
+gate, limit = os.environ.get("FAKE_GATE", ""), time.monotonic() + 300
 while gate and not Path(gate).exists() and time.monotonic() < limit:
     time.sleep(0.02)
 

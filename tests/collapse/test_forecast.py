@@ -264,7 +264,7 @@ def test_it_works_in_scikit_learn():
 
 
 def test_the_toy_of_the_reference():
-    """Reference 6.1 and 1.4: SimSiam on vectors, 3 widths x 5 sizes, means of 3 seeds; 1.4's figures are of all 45 runs.
+    """Reference 6.1 and 1.4: SimSiam on vectors, 3 widths x 5 sizes, means of 3 seeds; 1.4 takes all 45 runs.
 
     There: AUC only R^2 .720 (left out .693, RMSE with the loss .0215), fitted on widths 8 and 32 and applied to 128 a
     mean error of .030 and a rank correlation of .864; AUC against RankMe -.997.

@@ -1,6 +1,8 @@
 """`siamscope forecast fit` and `apply` on run directories, folders and tables; nothing is trained."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 import subprocess
@@ -35,27 +37,29 @@ def command(capsys, *words):
     return code, out, err
 
 
-@pytest.fixture
-def fitted(tmp_path, capsys):
-    fleet(tmp_path / "runs")
-    out = tmp_path / "forecast.json"
-    code, text, err = command(capsys, "forecast", "fit", tmp_path / "runs", "--out", out)
-    assert code == 0, err
-    return out, text
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A forecast of 16 runs, and what fitting it printed; nobody changes it."""
+    folder = fleet(tmp_path_factory.mktemp("fitted") / "runs").parent
+    out = folder / "forecast.json"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert cli.run(["forecast", "fit", str(folder / "runs"), "--out", str(out)]) == 0
+    return out, printed.getvalue()
 
 
-def test_fit_writes_what_it_found(fitted, tmp_path):
+def test_fit_writes_what_it_found(fitted):
     out, text = fitted
     for word in ("mean", "loss", "auc_sigma + loss*", "resnet8 x 0.5", "test images", "16 runs", "d = 64"):
         assert word in text
     assert "2 methods (byol, simsiam)" in text  # losses of several methods do not compare
-    written = {file.name for file in tmp_path.iterdir()} - {"runs"}
+    written = {file.name for file in out.parent.iterdir()} - {"runs"}
     assert written == {"forecast.json", "forecast.png", "forecast.svg", "forecast.csv"}
     value = json.loads(out.read_text())
     coefficients = value["forecast"]["state"]["coef"]
     assert coefficients == pytest.approx([-0.8, -0.1], abs=0.05)
     assert value["context"]["split"] == "test" and value["context"]["d"] == [64] and len(value["runs"]) == 16
-    rows = list(csv.DictReader((tmp_path / "forecast.csv").open()))
+    rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert len(rows) == 16 and float(rows[3]["measured"]) == pytest.approx(value["runs"][3]["measured"])
 
 
@@ -239,7 +243,7 @@ def test_bad_options(tmp_path, capsys, words, message):
 
 def test_bad_files(fitted, tmp_path, capsys):
     out, _ = fitted
-    run = tmp_path / "runs" / "run-00"
+    run = out.parent / "runs" / "run-00"
     for name, text, message in (
         ("missing.json", None, "cannot read the forecast"),
         ("other.json", "{}", "is not a forecast"),
@@ -251,7 +255,7 @@ def test_bad_files(fitted, tmp_path, capsys):
         code, _, err = command(capsys, "forecast", "apply", tmp_path / name, run)
         assert code == 2 and message in err
     assert command(capsys, "forecast", "apply", out)[0] == 2  # no runs
-    code, _, err = command(capsys, "forecast", "fit", tmp_path / "runs", "--out", tmp_path / "runs")
+    code, _, err = command(capsys, "forecast", "fit", run.parent, "--out", tmp_path)
     assert code == 2 and "is a folder" in err
 
 

@@ -34,8 +34,8 @@ class Options:
     """
 
     inputs: Annotated[tuple[str, ...], Positional, arg(metavar="INPUT")]
-    """Run directories, checkpoints (.pt), encoders (.safetensors, .json), files of features (.npy, .npz, .csv, .tsv,
-    .txt) and timm:NAME; several are shown side by side."""
+    """Run directories, checkpoints (.pt), encoders (.safetensors, .json), features (.npy, .npz, .csv, .tsv, .txt) and
+    timm:NAME; several are shown side by side."""
     data: str = ""
     """Images for networks: shapes, fashion-mnist, a folder, or a file of arrays. Without it those of the run."""
     split: Literal["auto", "train", "validation", "test", "all"] = "auto"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from test_distributed import SCRIPT, torchrun
 
 from siamscope import recipe as recipes
 from siamscope import views
@@ -380,3 +381,26 @@ def test_old_checkpoints_have_no_rollbacks(small, tmp_path):
     state["recipe"] = json.dumps(recipe)
     torch.save(state, path)
     assert checkpoint.load(path, run.recipe()).rollbacks == 0
+
+
+def test_two_processes_act_at_the_same_step(small, tmp_path):
+    """Rank 0 sees the alarm, both go back, three times, and both end: as one process does."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for name in ("stop", "rollback"):
+        (folder / f"{name}.toml").write_text(recipes.to_toml(collapsing(small, name)))
+    done = torchrun(str(SCRIPT), str(folder), str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    for name in ("stop", "rollback"):
+        train(collapsing(small, name), tmp_path / "one" / name)
+        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+        assert [line["step"] for line in lines(two, "step")] == list(range(1, 56))
+        assert [line.get("rollback") for line in lines(two, "event")] == [
+            x.get("rollback") for x in lines(one, "event")
+        ]
+        assert rates(two) == rates(one)
+        assert (two / "encoder.safetensors").is_file()
+    # Step 41 starts from the weights of step 40, on both ranks: the loss is the mean of theirs.
+    stopped, back = ([x["loss"] for x in lines(tmp_path / "two" / name, "step")] for name in ("stop", "rollback"))
+    assert back[:41] == stopped[:41]
+    assert back[41] != stopped[41]

@@ -36,6 +36,7 @@ class Member:
 
     Attributes:
         scores: label-free, by canonical names, and `loss`.  accuracy: `linear`, `knn`, or a table's other columns.
+        untrained: the same accuracies of the untrained encoder, where known.
         validation: accuracy on validation images, by which labels would choose; NaN if unknown.
         fields: of the recipe, dotted; of a table, its other columns.
     """
@@ -43,6 +44,7 @@ class Member:
     name: str
     scores: dict[str, float]
     accuracy: dict[str, float] = field(default_factory=dict)
+    untrained: dict[str, float] = field(default_factory=dict)
     validation: float = math.nan
     method: str = ""
     data: str = ""
@@ -126,6 +128,7 @@ def of_run(run: Facts) -> Member:
         name=run.name,
         scores=run.scores,
         accuracy=run.accuracy,
+        untrained=run.untrained,
         validation=validation,
         method=run.recipe.method.name,
         data=run.data,

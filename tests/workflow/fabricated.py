@@ -32,7 +32,11 @@ def run(
     found = {"verdict": {"status": health}, "labels": labels, "split": split, "k": 20}
     if labels:
         found |= {"knn": {"trained": {"20": knn}, "untrained": {"20": 0.3}}}
-        found |= {"probe": {"trained": {"top1": linear}}} if linear is not None else {"probe": {}}
+        found |= (
+            {"probe": {"trained": {"top1": linear}, "untrained": {"top1": 0.6}}}
+            if linear is not None
+            else {"probe": {}}
+        )
     if auc is not None:
         found |= {"scores": {"auc_sigma": auc} | (scores or {}), "scored": {"n": n, "d": d}}
     if finished:

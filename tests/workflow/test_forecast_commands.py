@@ -264,6 +264,16 @@ def test_runs_that_are_not_finished_are_left_out_of_a_folder(tmp_path, capsys):
     fabricated.run(tmp_path / "runs" / "unfinished", finished=False)
     code, text, _ = command(capsys, "forecast", "fit", tmp_path / "runs", "--out", tmp_path / "f.json")
     assert code == 0 and "left out, since not finished:" in text and "16 runs" in text
+    assert "no better than their untrained" not in text  # all have more than the .6 of the untrained encoder
+
+
+def test_runs_that_learnt_nothing_are_counted(tmp_path, capsys):
+    for i in range(8):
+        fabricated.run(tmp_path / "runs" / f"{i}", auc=0.6 + 0.02 * i, linear=0.55 + 0.01 * i + 0.001 * (i % 3))
+    code, text, _ = command(
+        capsys, "forecast", "fit", tmp_path / "runs", "--out", tmp_path / "f.json", "--features", "auc"
+    )
+    assert code == 0 and "5 of 8 runs are no better than their untrained encoders" in text
 
 
 def test_torch_is_not_imported(tmp_path):

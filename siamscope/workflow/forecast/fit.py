@@ -91,7 +91,7 @@ def run(options: Options) -> Answer:
     fitted = Forecaster(features, alpha=options.alpha, confidence=options.confidence, seed=options.seed)
     fitted.fit(table, y, several)
     known = compare(table, y, _sets(features, members), several, options.alpha, options.seed)
-    notes += _verdict(fitted, known)
+    notes += _verdict(fitted, known) + _unlearnt(members, options.target)
     context = Context.of(members, options.target, fleet.losses_by_method(members))
     save(options.out, fitted, context, _rows(members, groups, y, fitted, features))
     shown = Shown(
@@ -206,6 +206,13 @@ def _verdict(fitted: Forecaster, known: Sequence[Quality]) -> list[str]:
     if lost:
         notes.append(f"no fit without {fleet.listed(lost)}: {fitted.groups_[0].reason or 'too little is left'}")
     return notes
+
+
+def _unlearnt(members: Sequence[Member], target: str) -> list[str]:
+    """How many runs lost by their training: scores of the spectrum say how collapsed a run is, not that it learnt."""
+    known = [member for member in members if target in member.untrained]
+    lost = [member for member in known if member.accuracy[target] <= member.untrained[target]]
+    return [f"{len(lost)} of {len(known)} runs are no better than their untrained encoders"] if lost else []
 
 
 def _coefficients(fitted: Forecaster) -> list[dict[str, Any]]:

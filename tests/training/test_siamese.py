@@ -73,6 +73,36 @@ def test_stop_gradient():
     torch.testing.assert_close(gradient(detached), expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize(("target", "still"), [("detached", True), ("momentum", True), ("shared", False)])
+def test_the_stopped_branch_has_a_gradient_of_exactly_zero(target, still):
+    """Reference row 15: what only the target branch sees cannot be reached by the loss; with shared weights it can."""
+    model = network(target=target)
+    shift = torch.zeros(
+        8, dtype=torch.float64, requires_grad=True
+    )  # added to the embeddings of the target branch alone
+    targets = model.targets
+    z = [model.online(view) for view in views()]
+    reached = targets(views(), [x + shift for x in z])
+    online = [model.normalise(model.predictor(x)) for x in z]
+    loss = model.objective(online, [model.normalise(t) for t in reached])
+    (gradient,) = torch.autograd.grad(loss, shift, allow_unused=True)
+    assert (gradient is None or not gradient.any()) == still
+    assert all(t.requires_grad != still for t in reached)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_simsiam_loss_lies_between_minus_one_and_one(scale):
+    """Reference row 15: a mean of cosines, whatever the embeddings; its ends are reached."""
+    model = network()
+    for seed in range(20):
+        z = [scale * torch.randn(16, 8, generator=torch.Generator().manual_seed(seed + k)).double() for k in (0, 100)]
+        u = [model.normalise(x) for x in z]
+        for online, target, end in ((u, u[::-1], None), (u, u, -1.0), (u, [-x for x in u], 1.0)):
+            loss = float(model.objective(online, target if end is None else target[::-1]))
+            assert -1 - 1e-12 <= loss <= 1 + 1e-12
+            assert end is None or loss == pytest.approx(end, abs=1e-12)
+
+
 def test_momentum_zero_is_the_detached_target_bit_for_bit():
     momentum, detached = network(target="momentum"), network(target="detached")
     for _ in range(3):

@@ -69,8 +69,9 @@ def of_views(
 ) -> Tensor:
     """(n, q, d) features, float32 on the CPU, of q random views of each of at most `most` images.
 
-    The images are evenly spread over the parts. The views are drawn from the first two of `specs` in turn. `head`: a projector, whose output is then given. Both
-    modules must be on the device of `encode`; they are in eval mode meanwhile.
+    The images are evenly spread over the parts. The views are drawn from the first two of `specs` in turn. `head`: a
+    projector, whose output is then given. Both modules must be on the device of `encode`; they are in eval mode
+    meanwhile.
     """
     chosen = [specs[k % min(len(specs), TARGET_VIEWS)] for k in range(q)]
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from siamscope.collapse.alarm import Alarm
@@ -85,10 +86,18 @@ def forget(run: RunDir, recipe: Recipe, point: Checkpoint, number: int, alarm: A
         if checkpoint.step_of(path) > point.step:
             path.unlink(missing_ok=True)
     best = run.checkpoints / "best.pt"
-    if best.is_file() and checkpoint.load(best, recipe).step > point.step:
+    if best.is_file() and _is_after(best, recipe, point.step):
         checkpoint.link(run.checkpoints / checkpoint.HEALTHY, best)
     run.forget_after(point.step)
     return str(event["message"])
+
+
+def _is_after(path: Path, recipe: Recipe, step: int) -> bool:
+    """Whether a checkpoint is of the abandoned branch; one that cannot be read is of no use either."""
+    try:
+        return checkpoint.load(path, recipe).step > step
+    except CheckpointError:
+        return True
 
 
 def _event(point: Checkpoint, number: int, alarm: Alarm, lost: list[dict[str, Any]]) -> dict[str, Any]:

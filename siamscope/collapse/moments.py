@@ -15,14 +15,12 @@ from siamscope.collapse.arrays import (
     Array,
     Float64,
     detached,
-    in_chunks,
+    in_blocks,
     require_matrix,
-    to_float64,
     to_numpy,
-    unit_rows,
 )
 from siamscope.collapse.errors import CollapseError
-from siamscope.collapse.scores import auc, effective_rank
+from siamscope.collapse.scores import auc, effective_rank, embedding_std
 from siamscope.collapse.spectral import (
     ALPHA_RANGE,
     RANKME_EPS,
@@ -34,7 +32,7 @@ from siamscope.collapse.spectral import (
     rankme,
     stable_rank,
 )
-from siamscope.collapse.spectrum import CovarianceState, Spectrum, TooFewSamples
+from siamscope.collapse.spectrum import CovarianceState, Spectrum, TooFewSamples, spectrum
 
 NOISE = 4.0
 """A spread below this many roundings of the mean is no spread: an encoder's own arithmetic is off by as much."""
@@ -89,11 +87,10 @@ class Moments:
         require_matrix(rows, "a batch of features")
         rows = detached(rows)
         self._note(*_format(rows))
-        for chunk in in_chunks(rows):
+        for block in in_blocks(rows):
             if not self.row_norm:
-                self.raw.update(chunk)
-            if len(chunk):
-                self.unit._absorb(unit_rows(to_float64(chunk)), True)
+                self.raw.update(block)
+            self.unit.update(block, unit=True)
         return self
 
     def _note(self, dtype: str, rounding: float) -> None:
@@ -245,7 +242,14 @@ def quick(features: Array) -> dict[str, float]:
     Raises:
         CollapseError: wrong shape, N < 2, NaN or infinity.
     """
-    found = moment_scores(moments(features))
+    require_matrix(features, "the feature matrix")
+    if 2 <= features.shape[0] < features.shape[1]:  # n x n matrices are then less work than d x d
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TooFewSamples)
+            found = spectral_scores(spectrum(features), spectrum(features, center=False))
+        found["embedding_std"] = embedding_std(features)
+    else:
+        found = moment_scores(moments(features))
     return {name: found[name] for name in QUICK}
 
 

@@ -11,17 +11,24 @@ from siamscope.collapse.arrays import (
     Array,
     Float64,
     detached,
+    in_blocks,
     in_chunks,
     is_finite,
     like,
     require_finite,
     require_matrix,
+    scratch,
+    subtract,
     to_float64,
     to_numpy,
     unit_rows,
 )
 from siamscope.collapse.errors import CollapseError
 
+NOT_FINITE = (
+    "a batch of features holds NaN or infinite entries (or numbers too large to add up), so it has no spectrum; "
+    "look for a diverged loss or an overflow in half precision."
+)
 TOO_LARGE = "the features hold numbers too large to square and add up; scale them down."
 
 
@@ -86,48 +93,55 @@ class CovarianceState:
     def _move(self, reference: Array) -> None:
         self.mean, self.m2 = like(self.mean, reference), like(self.m2, reference)
 
-    def update(self, rows: Array) -> "CovarianceState":
-        """Add `rows` (B, d), array or tensor, B >= 0.
+    def update(self, rows: Array, *, unit: bool = False) -> "CovarianceState":
+        """Add `rows` (B, d), array or tensor, B >= 0; `unit` divides each by its norm first (zero rows stay zero).
 
         Returns self. Raises CollapseError on a wrong shape, NaN or infinity.
         """
         require_matrix(rows, "a batch of features")
         if rows.shape[1] != self.d:
             raise CollapseError(f"a batch of features has {rows.shape[1]} columns; this state was made for {self.d}.")
-        if rows.shape[0] == 0:
-            return self
-        return self._absorb(detached(rows), False)
-
-    def _absorb(self, rows: Array, ours: bool) -> "CovarianceState":
-        """`update` with rows of the right shape, in place if they are `ours`: float64, and nobody else needs them."""
-        n = rows.shape[0]
-        first = to_float64(rows[0])
-        if self.n == 0:
-            self._move(first)
-        # Measured from a point inside the cloud, identical rows give exactly zero and a large offset costs no digits.
-        origin = self.mean if self.n else first * 1
-        with np.errstate(invalid="ignore", over="ignore"):  # said below
-            shifted = rows if ours else rows - like(origin, first)  # in float64, also of float32 rows
-            if ours:
-                shifted -= like(origin, first)
-            offset = shifted.mean(0)
-        if not is_finite(offset):  # as every NaN or infinity makes it; cheaper than to look at all entries
-            require_finite(to_float64(rows), "a batch of features")
-            raise CollapseError(TOO_LARGE)
-        with np.errstate(over="ignore", invalid="ignore"):  # said by `spectrum`
-            m2 = like(shifted.T @ shifted, self.m2)
-            offset = like(offset, self.mean)
-            # About our mean the scatter of both is ours and that of the block, less what the mean moves. At most as
-            # many digits go as the block has rows: it is small, and its first row is in it.
-            m2 -= offset[:, None] * offset[None, :] * (n * (n / (self.n + n)))
-        if self.n:
-            m2 += self.m2
-            self.mean = self.mean + offset * (n / (self.n + n))
-        else:
-            self.mean = origin + offset
-        self.m2 = m2
-        self.n += n
+        for block in in_blocks(detached(rows)):
+            self._absorb(block, unit)
         return self
+
+    def _absorb(self, block: Array, unit: bool) -> None:
+        """Add a block of rows, at least one, in chunks.
+
+        All are measured from one point inside the cloud, so identical rows give exactly zero and a large offset costs
+        no digits; what the block's mean differs from that point is taken off at the end. That costs no more digits than
+        the block has, since the point is our mean or one of its rows: 5 of 16 for 2^15 rows, at the very worst.
+        """
+        free = scratch(block)
+        origin: Array = None
+        offset: Array = 0.0
+        m2: Array = 0.0
+        for chunk in in_chunks(block):
+            rows = (unit_rows(to_float64(chunk)) if free is None else unit_rows(chunk, free)) if unit else chunk
+            if origin is None:
+                first = to_float64(rows[0]) * 1
+                if self.n == 0:
+                    self._move(first)
+                origin = like(self.mean, first) if self.n else first
+            with np.errstate(invalid="ignore", over="ignore"):  # said below, and by `spectrum`
+                shifted = subtract(rows, origin, free)  # in float64, also of float32 rows
+                offset = offset + shifted.sum(0)
+                m2 = m2 + shifted.T @ shifted
+        if not is_finite(offset):  # as every NaN or infinity makes it; cheaper than to look at all entries
+            raise CollapseError(NOT_FINITE)
+        n = block.shape[0]
+        self._add(n, like(origin, self.mean), like(offset, self.mean) / n, like(m2, self.m2))
+
+    def _add(self, n: int, origin: Array, offset: Array, m2: Array) -> None:
+        """A block of n rows of mean origin + offset, and scatter m2 about the origin, which is our mean if we have one."""
+        total = self.n + n
+        with np.errstate(invalid="ignore", over="ignore"):
+            m2 -= offset[:, None] * offset[None, :] * (n * (n / total))
+            if self.n:
+                m2 += self.m2
+            self.m2 = m2
+        self.mean = origin + offset * (n / total)
+        self.n = total
 
     def merge(self, other: "CovarianceState") -> "CovarianceState":
         """Add all that `other` has seen, and leave it as it was. Returns self. The order matters only to rounding."""
@@ -219,8 +233,7 @@ def spectrum(features: Array, *, center: bool = True, row_norm: bool = False) ->
     if 2 <= features.shape[0] < features.shape[1]:
         return _spectrum_of_few(features, center, row_norm)
     state = CovarianceState(features.shape[1])
-    for chunk in in_chunks(features):
-        state.update(unit_rows(to_float64(chunk)) if row_norm else chunk)
+    state.update(features, unit=row_norm)
     return state.spectrum(center=center, row_norm=row_norm)
 
 

@@ -96,6 +96,7 @@ SETTINGS = {
 }
 
 
+ROLLED_BACK = ("rate too high", "rate far too high", "decay too high", "decay far too high")
 INDUCED = tuple(SETTINGS)[tuple(SETTINGS).index("no stop-gradient") :]
 
 
@@ -134,6 +135,27 @@ def runs(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Iterator[Run
         for name in names:
             folder = work / name.replace(", ", "-").replace(" ", "-")
             yield Run(name, name, seed, recipe_of(SETTINGS[name], seed), folder)
+
+
+def rollbacks(work: Path, seeds: Sequence[int]) -> Iterator[Run]:
+    """The same runs with monitor.on_collapse = "rollback"."""
+    for run in runs(work, ROLLED_BACK, seeds):
+        recipe = replace(run.recipe, monitor=replace(run.recipe.monitor, on_collapse="rollback"))
+        yield replace(run, recipe=recipe, folder=run.folder.with_name(f"{run.folder.name}-rollback"))
+
+
+def after_rollback(run: Run, without: dict[str, Any]) -> dict[str, Any]:
+    """How a run with rollbacks ended, beside the same run without (`without`: its figures)."""
+    last = lines(run, "monitor")[-1]
+    events = lines(run, "event")
+    return {
+        "setting": run.key, "seed": run.seed, "to_its_end": complete(run.dir), "steps": last["step"],
+        "rollbacks": [
+            {"alarm": event["abandoned"]["to"], "back_to": event["step"]} for event in events if "rollback" in event
+        ],
+        "verdict": last["health"], "rank": last["effective_rank"], "knn": last["knn"],
+        "without": {name: without[name] for name in ("verdict", "rank", "knn_end", "knn_twin_end")},
+    }  # fmt: skip
 
 
 def lines(run: Run, kind: str) -> list[dict[str, Any]]:
@@ -221,6 +243,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--rollback", action="store_true", help="also train some of them with rollbacks")
     parser.add_argument("--only-read", action="store_true", help="report the runs that are there, start none")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "alarm.json")
     given = parser.parse_args()
@@ -228,11 +251,17 @@ def main() -> None:
     if not given.only_read:
         due = [run for run in planned if not complete(run.dir)]
         execute(due, given.jobs, 1, lambda run, status, why: print(run.label, run.seed, status, why, flush=True))
+    again = list(rollbacks(given.work, given.seeds)) if given.rollback else []
+    if not given.only_read:
+        due = [run for run in again if not complete(run.dir) and run.state().get("exit_code") != 4]
+        execute(
+            due, given.jobs, 1, lambda run, status, why: print(run.label, "rollback", run.seed, status, why, flush=True)
+        )
     rows, levels = [], []
-    twins = {(run.key, run.seed): run for run in planned}
+    plain = {(run.key, run.seed): run for run in planned}
     for run in planned:
         if complete(run.dir):
-            twin = twins.get((SETTINGS[run.key].twin, run.seed))
+            twin = plain.get((SETTINGS[run.key].twin, run.seed))
             rows.append(figures(run, twin))
             levels.append(figures(run, twin, Limits(ahead=0)))
     held_out = [row for row in rows if row["seed"] not in CALIBRATION]
@@ -243,6 +272,11 @@ def main() -> None:
         "held_out": summary(held_out),
         "held_out_levels_only": summary([row for row in levels if row["seed"] not in CALIBRATION]),
         "all": summary(rows),
+        "rollback": [
+            after_rollback(run, next(row for row in rows if (row["setting"], row["seed"]) == (run.key, run.seed)))
+            for run in again
+            if (complete(run.dir) or run.state().get("exit_code") == 4) and complete(plain[run.key, run.seed].dir)
+        ],
         "runs": rows,
     }  # fmt: skip
     given.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -20,7 +20,7 @@ from siamscope.rundir import RunDir, explained, write_atomically
 
 FORMAT = 1
 HEALTHY = "healthy.pt"
-"""The last checkpoint of a run that no alarm had been suspicious of."""
+"""The last checkpoint of a run at which the alarm had found nothing."""
 _NAME = re.compile(r"step-(\d+)\.pt$")
 # What a resumed run may change: where and how it computes, and what it watches; not what it computes.
 FREE_FIELDS = {

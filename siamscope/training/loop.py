@@ -127,7 +127,7 @@ class Loop:
             if action == GO_BACK:
                 self.go_back(number)
                 return None
-            healthy = measured and self.on_collapse != "warn" and self.watch.alarm.state == "quiet"
+            healthy = measured and self.on_collapse != "warn" and self.watch.healthy
             minutes_due = time.monotonic() - self.saved_at >= 60 * config.checkpoint_minutes
             if save_due or stop or improved or minutes_due or healthy or action == STOP:
                 self.save(number, improved, healthy)

@@ -55,6 +55,11 @@ class Watch:
     def alarm(self) -> Alarm:
         return self.watching.alarm
 
+    @property
+    def healthy(self) -> bool:
+        """Quiet, and nothing found at the last look: a first finding is no alarm yet, but nothing to go back to."""
+        return self.alarm.state == "quiet" and not any(self.watching.severities[-1:])
+
     def due(self, step: int) -> bool:
         return self.every > 0 and step % self.every == 0
 

@@ -52,7 +52,7 @@ def collapsing(small, on_collapse: str, steps: int = 60):
     alarm, which waits until step 50 and for a second look, sounds at step 55."""
     recipe = small(
         train={"steps": steps, "batch_size": 16}, optim={"lr": 2.0},
-        monitor={"interval": 20, "watch": 5, "on_collapse": on_collapse},
+        monitor={"interval": 10, "watch": 5, "on_collapse": on_collapse},
     )  # fmt: skip
     return replace(recipe, method=replace(recipe.method, target="shared"))
 
@@ -164,7 +164,10 @@ def test_a_run_that_collapses_is_ended_with_code_4(small, tmp_path, capsys):
     assert lines(run, "step")[-1]["step"] == sounded["step"] < recipe.train.steps
     assert (run / "encoder.safetensors").is_file()
     assert not (run / "evaluation.json").exists()
-    assert checkpoint.load(run / "checkpoints" / "healthy.pt", RunDir(run).recipe()).step < sounded["step"]
+    assert (
+        lines(run, "watch")[-2]["state"] == "quiet"
+    )  # at step 50; but something was found, so it is no place to go to
+    assert checkpoint.load(run / "checkpoints" / "healthy.pt", RunDir(run).recipe()).step == 40
     assert "the alarm ended the run" in lines(run, "event")[-1]["message"]
     metrics = read_metrics(run / "metrics.jsonl")
     assert metrics.notes == ()

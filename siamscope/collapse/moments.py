@@ -85,8 +85,8 @@ class Moments:
     def update(self, rows: Array) -> "Moments":
         """Add `rows` (B, d), array or tensor, B >= 0; CollapseError on NaN, infinity, wrong shape. Returns self."""
         require_matrix(rows, "a batch of features")
-        rows = detached(rows)
         self._note(*_format(rows))
+        rows = detached(rows)
         for block in in_blocks(rows):
             if not self.row_norm:
                 self.raw.update(block)

@@ -113,6 +113,15 @@ def test_tensors_give_what_arrays_give_and_stay_as_they_were(cloud: np.ndarray, 
     assert torch.equal(tensor.detach(), before)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int16", "bool"])
+def test_other_number_formats(cloud: np.ndarray, dtype: str) -> None:
+    rows = (10 * cloud).astype(dtype)
+    expected = moment_scores(moments(rows.astype(np.float64)))
+    for x in (rows, torch.from_numpy(rows), np.asfortranarray(rows), np.repeat(rows, 2, axis=0)[::2]):
+        assert moments(x).dtype == dtype
+        assert_same(moment_scores(moments(x)), expected, rel=1e-8)
+
+
 def test_invariances(cloud: np.ndarray) -> None:
     rng = np.random.default_rng(1)
     expected = moment_scores(moments(cloud))
@@ -188,4 +197,8 @@ def test_few_dimensions_and_samples_have_what_they_can() -> None:
     line = moment_scores(moments(rng.normal(size=(50, 1))))
     assert line["auc_sigma"] == 1 and line["effective_rank"] == 1 and math.isnan(line["alpha_req"])
     few = moment_scores(moments(rng.normal(size=(5, 40))))
+    x = rng.normal(size=(30, 40)) + 0.2  # fewer samples than dimensions go by n x n matrices
+    for rows in (x, torch.tensor(x)):
+        expected = moment_scores(moments(x))
+        assert_same(quick(rows), {name: expected[name] for name in QUICK}, rel=1e-6)
     assert few["effective_rank"] <= 4 and few["rankme"] <= 5 + 1e-4 and few["pseudo_condition"] == 0

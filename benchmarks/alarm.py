@@ -264,6 +264,7 @@ def main() -> None:
             twin = plain.get((SETTINGS[run.key].twin, run.seed))
             rows.append(figures(run, twin))
             levels.append(figures(run, twin, Limits(ahead=0)))
+    by_key = {(row["setting"], row["seed"]): row for row in rows}
     held_out = [row for row in rows if row["seed"] not in CALIBRATION]
     report = {
         "machine": environment.describe(torch.device("cpu")),
@@ -273,9 +274,9 @@ def main() -> None:
         "held_out_levels_only": summary([row for row in levels if row["seed"] not in CALIBRATION]),
         "all": summary(rows),
         "rollback": [
-            after_rollback(run, next(row for row in rows if (row["setting"], row["seed"]) == (run.key, run.seed)))
+            after_rollback(run, by_key[run.key, run.seed])
             for run in again
-            if (complete(run.dir) or run.state().get("exit_code") == 4) and complete(plain[run.key, run.seed].dir)
+            if (complete(run.dir) or run.state().get("exit_code") == 4) and (run.key, run.seed) in by_key
         ],
         "runs": rows,
     }  # fmt: skip

@@ -224,9 +224,8 @@ def _finding(
     if now < slight:
         words.append(f"is {now:.3g}, below {grave if now < grave else slight:.3g}")
     if falls:
-        words.append(
-            f"falls, from {curve[0]:.3g} at step {recent[0].step} to {now:.3g}, and will be below {grave:.3g} soon"
-        )
+        soon = f", and will be below {grave:.3g} soon" if now >= grave else ""
+        words.append(f"falls, from {curve[0]:.3g} at step {recent[0].step} to {now:.3g}{soon}")
     if not words:
         return None
     return _Finding(2 if now < grave or len(words) == 2 else 1, kind, f"{what} {' and '.join(words)}")

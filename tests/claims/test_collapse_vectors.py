@@ -122,7 +122,7 @@ def test_without_stop_gradient_or_predictor_all_collapses():
         Trial(4096, 0), Trial(4096, 0, stop_gradient=False), Trial(4096, 0, predictor=False),
         Trial(4096, 0, stop_gradient=False, predictor=False),
     ]  # fmt: skip
-    healthy, *collapsed = vectors.train(32, trials, steps=1000, batch=128)
+    healthy, *collapsed = vectors.train(32, trials, steps=1500, batch=256)
     assert healthy.std > 0.9 and healthy.auc_z < 0.95
     for outcome in collapsed:
         assert outcome.std < 0.3 and outcome.auc_z > 0.99

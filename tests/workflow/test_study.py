@@ -164,7 +164,7 @@ def test_the_size_study_in_words(fakes, tmp_path):
 def test_what_does_not_replicate_is_said(fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_STUDY", "reversed")
     out = tmp_path / "s"
-    text = size.run(given(size, out, sizes="0.1,1", widths="0.25,1", seeds="0,1")).text
+    text = size.run(given(size, out, sizes="0.1,1", widths="0.25,1", seeds="0,1,2")).text
     assert set(outcomes(out, size.CLAIMS["a"]).values()) == {"contradicted"}
     assert set(outcomes(out, size.CLAIMS["b"]).values()) == {"contradicted"}
     assert "contradicted" in text and "−0.090" in text
@@ -175,7 +175,7 @@ def test_one_seed_has_no_spread(fakes, tmp_path):
     text = size.run(given(size, out, sizes="0.1,1", widths="0.25", seeds="3")).text
     assert lines(out)["resnet8-w0.25-s1"]["figures"]["auc_sigma"]["sd"] is None
     assert "| 0.841 |" in text and "no spread to judge it by" in text
-    assert outcomes(out, size.CLAIMS["a"])["width 0.25, 1,000 against 100 images"] == "not judged"
+    assert set(outcomes(out, size.CLAIMS["a"]).values()) == {"not judged"}
 
 
 def test_controls_stand_beside(fakes, tmp_path):

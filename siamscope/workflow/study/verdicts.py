@@ -19,8 +19,8 @@ from siamscope.workflow.study.collect import Record, value
 
 CLEAR = 2.0
 """Standard deviations over seeds that a mean difference must exceed."""
-RANKED = 0.5
-"""|rank correlation| that counts as a direction."""
+RANKED, FEWEST = 0.5, 5
+"""|rank correlation| that counts as a direction, and the fewest runs of which one is judged."""
 
 Outcome = Literal["replicates", "contradicted", "undecided", "not judged"]
 
@@ -64,10 +64,9 @@ def difference(claim: str, about: str, found: Sequence[float], sign: int, unit: 
 def correlation(claim: str, about: str, x: Sequence[float], y: Sequence[float], sign: int) -> Verdict:
     """The verdict on a rank correlation of which the claim says that it is at least 0.5 with this sign."""
     rho = spearman(np.array(x, dtype=np.float64), np.array(y, dtype=np.float64))
-    if not np.isfinite(rho):
-        return Verdict(
-            claim, about, "not judged", f"{len(x)} runs, or a figure that does not vary: no rank correlation"
-        )
+    if not np.isfinite(rho) or len(x) < FEWEST:
+        why = f"{len(x)} runs: fewer than {FEWEST}" if len(x) < FEWEST else "a figure that does not vary"
+        return Verdict(claim, about, "not judged", f"{why}, no rank correlation")
     text = f"Spearman {rho:+.2f} over {len(x)} runs".replace("-", "−")
     if abs(rho) < RANKED:
         return Verdict(claim, about, "undecided", f"{text}: weaker than ±{RANKED:g}")

@@ -15,6 +15,8 @@ import argparse
 import csv
 import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -29,13 +31,18 @@ from siamscope.collapse import CollapseError
 from siamscope.collapse.forecast_quality import Quality, quality
 from siamscope.collapse.selection import rank_sum, regret
 from siamscope.data.config import DataConfig
+from siamscope.evaluation.probe import linear_probe
 from siamscope.recipe import Recipe
 from siamscope.rundir import finite
+from siamscope.training.loop import NonFiniteLossError
 from siamscope.training.progress import Silent
 from siamscope.workflow import environment, fleet
+from siamscope.workflow.encoder import Trained
+from siamscope.workflow.features import Split
 from siamscope.workflow.fleet import Member
-from siamscope.workflow.jobs import Run, due, execute, outcome
+from siamscope.workflow.jobs import Run, complete
 from siamscope.workflow.opening import opened
+from siamscope.workflow.train import train
 
 METHODS = ("simsiam", "byol", "simclr", "vicreg", "barlow", "directcopy")
 WIDTHS = (0.25, 0.5, 1.0)
@@ -43,6 +50,7 @@ SUBSETS = (0.01, 0.03, 0.1, 0.3, 1.0)
 RATES = (0.03, 10.0)
 DECAYS = (0.1, 100.0)
 EACH = 7
+BANK = 1500
 IMAGES = {"train": 20_000, "val": 2500, "test": 4000}
 SETS: tuple[tuple[str, ...], ...] = (
     (), ("loss",), ("auc_sigma",), ("auc_sigma", "loss"), ("auc_sigma", "loss_in_method"), ("loss_in_method",),
@@ -80,7 +88,7 @@ def recipe_of(method: str, chosen: dict[str, float], steps: int, data: DataConfi
         train=replace(base.train, steps=steps, batch_size=64, seed=0, device="cpu", threads=1, precision="fp32",
                       channels_last="off", checkpoint_minutes=60.0),
         monitor=replace(base.monitor, interval=steps, samples=512, bank=512, watch=-1),
-        evaluation=replace(base.evaluation, bank=1500, queries=4000, ks=(20,)),
+        evaluation=replace(base.evaluation, bank=BANK, queries=4000, ks=(20,), probe=False),
     )  # fmt: skip
 
 
@@ -111,6 +119,40 @@ def plan(work: Path, steps: int) -> list[Run]:
             key = f"{number:02d}-{method}"
             out.append(Run(key, key, 0, recipe_of(method, chosen, steps, data), work / key))
     return out
+
+
+def train_share(runs: Sequence[Run], share: int, of: int) -> None:
+    """Train every `of`-th run that is not complete, in this process, and fit its probe.
+
+    A process for each run would spend as long on its start. The probe is fitted here, on the trained encoder only: the
+    judgement of a run would fit those of the untrained encoder and of raw pixels too, alike for every run. A run that
+    diverges leaves a file `failed`.
+    """
+    for run in runs[share::of]:
+        failed = run.folder / "failed"
+        if not complete(run.dir) and not failed.is_file():
+            try:
+                train(run.recipe, run.dir.path, overwrite=run.dir.recipe_file.is_file())
+            except NonFiniteLossError as error:
+                failed.write_text(f"{error}\n")
+        if complete(run.dir):
+            add_probe(run)
+            print(f"{run.key}: finished", flush=True)
+
+
+def add_probe(run: Run) -> None:
+    """The linear probe of the trained encoder into the run's evaluation.json, as its judgement would have it."""
+    found = json.loads(run.dir.evaluation.read_text())
+    if found["probe"]:
+        return
+    encoder = Trained.load(run.dir.path)
+    dataset, encode, seed = encoder.open(None, Silent()), encoder.encode(torch.device("cpu")), run.recipe.train.seed
+    assert dataset.test is not None
+    most = run.recipe.evaluation.queries
+    parts = [Split.of(dataset.train, BANK, seed), Split.of(dataset.val, most, seed), Split.of(dataset.test, most, seed)]
+    sets = [item for part in parts for item in (encode(encoder.backbone, part), part.labels)]
+    probe = linear_probe(*sets, seed=seed)
+    run.dir.write_json(run.dir.evaluation, found | {"probe": {"trained": {"top1": probe.top1, "l2": probe.l2}}})
 
 
 def fits(members: Sequence[Member], y: np.ndarray, groups: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -203,24 +245,27 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--most", type=int, default=EACH * len(METHODS), help="only so many runs")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="processes that train; 0 = only analyse what is there")
+    parser.add_argument("--share", type=int, help="train only this share of the runs; for the processes themselves")
     given = parser.parse_args()
-    runs = plan(given.work, given.steps)[: given.most]
-    waiting = [run for run in runs if due(run, retry=False)]
-    print(f"{len(runs)} runs, {len(waiting)} to do")
+    runs = plan(given.work, given.steps)
+    if given.share is not None:
+        train_share(runs, given.share, given.jobs)
+        return
     started = time.monotonic()
-    signal = execute(waiting, given.jobs, 1, lambda run, status, why: print(f"{run.key}: {status} {why}", flush=True))
-    if signal:
-        raise SystemExit(128 + signal)
-    ended = [(run, *outcome(run)) for run in runs]
-    failed = [{"run": run.key, "why": why} for run, status, why in ended if status != "finished"]
-    members, _ = fleet.read([run.dir.path for run, status, _ in ended if status == "finished"])
-    seconds = sum(run.state().get("seconds", 0.0) for run in runs)
+    words = [sys.executable, __file__, "--work", str(given.work), "--steps", str(given.steps)]
+    words += ["--jobs", str(given.jobs)]
+    workers = [subprocess.Popen([*words, "--share", str(share)]) for share in range(given.jobs)]
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        raise SystemExit("a worker failed; run the command again, it goes on where this one stopped")
+    failed = {run.key: (run.folder / "failed").read_text().strip() for run in runs if (run.folder / "failed").is_file()}
+    known, _ = fleet.read([run.dir.path for run in runs if complete(run.dir)])
+    members = [member for member in known if "linear" in member.accuracy]
     result = {
         "machine": environment.describe(torch.device("cpu")),
-        "steps": given.steps, "runs": len(members), "failed": failed, "seconds_of_all_runs": round(seconds, 1),
-        "seconds_of_this_call": round(time.monotonic() - started, 1), "data": members[0].data_name,
+        "steps": given.steps, "runs": len(members), "diverged": failed,
+        "seconds_of_this_call": round(time.monotonic() - started, 1), "data": Path(members[0].data_name).name,
         "n": members[0].n, "d": members[0].d, "split": members[0].split,
         "linear": analyse(members, "linear"), "knn": analyse(members, "knn"),
     }  # fmt: skip

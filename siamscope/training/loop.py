@@ -97,7 +97,7 @@ class Loop:
         with Interrupt() as interrupt:
             if self.start == 0:
                 self.observe(0)
-                if self.on_collapse == "rollback":
+                if self.on_collapse != "warn":
                     self.keep_healthy(0)
             action = self.act(self.start)  # of a run that is resumed where the alarm had sounded
             if action == GO_BACK:

@@ -57,8 +57,11 @@ class Watch:
 
     @property
     def healthy(self) -> bool:
-        """Quiet, and nothing found at the last look: a first finding is no alarm yet, but nothing to go back to."""
-        return self.alarm.state == "quiet" and not any(self.watching.severities[-1:])
+        """Whether to go back to here: quiet, with nothing found at the last look, and that look could judge.
+
+        What has not settled may be past help, and a first finding is no alarm yet.
+        """
+        return self.alarm.state == "quiet" and self.watching.severities[-1:] == (0,)
 
     def due(self, step: int) -> bool:
         return self.every > 0 and step % self.every == 0

@@ -67,7 +67,8 @@ def scripted():
         def advance(state, look):
             state = real(state, look)
             said = "alarm" if sounds(look) else "quiet"
-            return replace(state, alarm=Alarm(said, "dimensional" if said == "alarm" else "", look.step, ("a test",)))
+            alarm = Alarm(said, "dimensional" if said == "alarm" else "", look.step, ("a test",))
+            return replace(state, severities=(2 if said == "alarm" else 0,), alarm=alarm)
 
         monkeypatch.setattr(watching, "advance", advance)
 
@@ -164,10 +165,9 @@ def test_a_run_that_collapses_is_ended_with_code_4(small, tmp_path, capsys):
     assert lines(run, "step")[-1]["step"] == sounded["step"] < recipe.train.steps
     assert (run / "encoder.safetensors").is_file()
     assert not (run / "evaluation.json").exists()
-    assert (
-        lines(run, "watch")[-2]["state"] == "quiet"
-    )  # at step 50; but something was found, so it is no place to go to
-    assert checkpoint.load(run / "checkpoints" / "healthy.pt", RunDir(run).recipe()).step == 40
+    # Before step 50 nothing can be judged, and at step 50 something was found: only the start is a place to go back to.
+    assert lines(run, "watch")[-2]["state"] == "quiet"
+    assert checkpoint.load(run / "checkpoints" / "healthy.pt", RunDir(run).recipe()).step == 0
     assert "the alarm ended the run" in lines(run, "event")[-1]["message"]
     metrics = read_metrics(run / "metrics.jsonl")
     assert metrics.notes == ()
@@ -387,23 +387,23 @@ def test_old_checkpoints_have_no_rollbacks(small, tmp_path):
 
 
 def test_two_processes_act_at_the_same_step(small, tmp_path):
-    """Rank 0 sees the alarm, both go back, three times, and both end: as one process does."""
-    folder = tmp_path / "recipes"
+    """Rank 0 sees the alarm at step 55; both end, or both go back."""
+    folder, out = tmp_path / "recipes", tmp_path / "out"
     folder.mkdir()
     for name in ("stop", "rollback"):
         (folder / f"{name}.toml").write_text(recipes.to_toml(collapsing(small, name)))
-    done = torchrun(str(SCRIPT), str(folder), str(tmp_path / "two"))
+    done = torchrun(str(SCRIPT), str(folder), str(out))
     assert done.returncode == 0, done.stderr
-    for name in ("stop", "rollback"):
-        train(collapsing(small, name), tmp_path / "one" / name)
-        one, two = tmp_path / "one" / name, tmp_path / "two" / name
-        assert [line["step"] for line in lines(two, "step")] == list(range(1, 56))
-        assert [line.get("rollback") for line in lines(two, "event")] == [
-            x.get("rollback") for x in lines(one, "event")
-        ]
-        assert rates(two) == rates(one)
-        assert (two / "encoder.safetensors").is_file()
-    # Step 41 starts from the weights of step 40, on both ranks: the loss is the mean of theirs.
-    stopped, back = ([x["loss"] for x in lines(tmp_path / "two" / name, "step")] for name in ("stop", "rollback"))
-    assert back[:41] == stopped[:41]
-    assert back[41] != stopped[41]
+    assert [line["step"] for line in lines(out / "stop", "step")] == list(range(1, 56))
+    assert (out / "stop" / "encoder.safetensors").is_file()
+    assert not (out / "stop" / "evaluation.json").exists()
+    event = next(line for line in lines(out / "rollback", "event") if "rollback" in line)
+    assert (event["step"], event["abandoned"]["to"]) == (0, 55)
+    stopped, back = (rates(out / name) for name in ("stop", "rollback"))
+    count = round(math.log(stopped[1] / back[1], 3))
+    assert count >= 1
+    assert all(back[step] == pytest.approx(stopped[step] / 3**count, rel=1e-12) for step in stopped)
+    # Step 1 starts from the first weights again, on both ranks: the loss is the mean of theirs.
+    losses = [[line["loss"] for line in lines(out / name, "step")] for name in ("stop", "rollback")]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][5] != losses[1][5]

@@ -72,7 +72,7 @@ def card_jobs(n: int) -> dict[str, tuple[Callable[[], object], int]]:
         "spectrum": (partial(collapse.spectrum, x), 1),
         "quick (8 scores, one pass)": (partial(collapse.quick, x), 1),
         "quick, of a torch tensor": (partial(collapse.quick, tensor), 1),
-        "all scores of the default card": (partial(collapse.diagnose, x, bootstrap=False), 1),
+        "all scores of the default card": (partial(collapse.diagnose, x, interval="none"), 1),
         "of these, coherence": (partial(collapse.coherence, x, moment=whole.second_moment()), 1),
         "of these, uniformity (4,096 rows)": (partial(collapse.uniformity, x), 1),
         "intervals, jackknife of 20 blocks": (partial(intervals.jackknife, x, collapse.moment_scores, whole), 2),

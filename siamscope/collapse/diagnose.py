@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from siamscope.collapse.scores import auc, effective_rank
 from siamscope.collapse.spectral import alpha_req, dead_directions
 from siamscope.collapse.spectrum import Spectrum, TooFewSamples
 
-Method: TypeAlias = Literal["jackknife", "bootstrap"]
+IntervalBy: TypeAlias = Literal["jackknife", "bootstrap", "none"]
 
 LIDAR_DELTA = 1e-4
 COARSE = 1e-4
@@ -37,8 +37,7 @@ def diagnose(
     groups: npt.ArrayLike | None = None,
     only: Sequence[str] | None = None,
     slow: bool = False,
-    bootstrap: bool = True,
-    method: Method = "jackknife",
+    interval: IntervalBy = "jackknife",
     level: float = intervals.LEVEL,
     seed: int = 0,
     row_norm: bool = False,
@@ -56,7 +55,7 @@ def diagnose(
         groups: (N,) which image each row is a view of, where several are; for the intervals.
         only: names of the scores wanted, slow ones among them. By default all that are not slow.
         slow: also LiDAR, TwoNN and CLID's learnability.
-        bootstrap: give intervals, by `method`: to all scores of one pass, and by the jackknife to LiDAR and alignment.
+        interval: how intervals are made of all scores of one pass, or none; of LiDAR and alignment by the jackknife.
         level: of the intervals.
         seed: of blocks, draws and samples of rows.
         row_norm: divide rows by their norm first.
@@ -65,6 +64,8 @@ def diagnose(
     Raises:
         CollapseError: wrong shapes, N < 2, NaN or infinity, an unknown score, or one that needs what is not given.
     """
+    if interval not in get_args(IntervalBy):
+        raise CollapseError(f"interval={interval!r}: choose one of {', '.join(get_args(IntervalBy))}.")
     rows = features if hasattr(features, "shape") else None
     names = _wanted(only, slow, rows is not None, views is not None)
     state = features if isinstance(features, Moments) else moments(features, row_norm=row_norm)
@@ -76,17 +77,17 @@ def diagnose(
         found = {name: _at_a_point(name) for name in names if DEFINITIONS[name].needs != "views"}
     else:
         found = _of_moments(state, spectra, names, conventions) | _of_rows(rows, names, seed, state)
-    if bootstrap and not point and rows is not None and state.n >= intervals.SAMPLES_PER_DIMENSION * state.d:
+    if interval != "none" and not point and rows is not None and state.n >= intervals.SAMPLES_PER_DIMENSION * state.d:
         wanted = [name for name in found if DEFINITIONS[name].needs == "spectrum"]
 
         def statistics(part: Moments) -> dict[str, float]:
             scores = moment_scores(part, conventions)
             return {name: scores[name] for name in wanted}
 
-        estimate = intervals.jackknife if method == "jackknife" else intervals.bootstrap
+        estimate = intervals.jackknife if interval == "jackknife" else intervals.bootstrap
         given = estimate(rows, statistics, state, groups=groups, level=level, seed=seed)
         found = {name: replace(score, interval=given.get(name)) for name, score in found.items()}
-    found |= _of_views(views, names, level if bootstrap else None, seed)
+    found |= _of_views(views, names, level if interval != "none" else None, seed)
     shape = None if views is None else tuple(int(k) for k in views.shape)
     centred, uncentred = spectra
     vitals = _vitals(state, centred, point)
@@ -102,7 +103,7 @@ def diagnose(
         status="complete collapse" if point else health.status,
         health=health,
         vitals=vitals,
-        notes=tuple(_notes(state, point, bootstrap, rows is not None)),
+        notes=tuple(_notes(state, point, interval != "none", rows is not None)),
         conventions=conventions,
         row_norm=row_norm,
         dtype=state.dtype,
@@ -236,7 +237,7 @@ def _vitals(state: Moments, centred: Spectrum, point: bool) -> Vitals:
     return Vitals(state.embedding_std(), effective_rank(sigma), auc(sigma), state.n, state.d)
 
 
-def _notes(state: Moments, point: bool, bootstrap: bool, rows: bool) -> list[str]:
+def _notes(state: Moments, point: bool, wanted: bool, rows: bool) -> list[str]:
     out = []
     n, d = state.n, state.d
     if n < SAMPLES_PER_DIMENSION * d:
@@ -256,8 +257,8 @@ def _notes(state: Moments, point: bool, bootstrap: bool, rows: bool) -> list[str
         )
     if point and float(state.variances().sum()) > 0:
         out.append(f"the rows differ by no more than the rounding of {state.dtype}")
-    if bootstrap and not rows:
+    if wanted and not rows:
         out.append("no intervals: a stream is read once")
-    elif bootstrap and not point and n < intervals.SAMPLES_PER_DIMENSION * d:
+    elif wanted and not point and n < intervals.SAMPLES_PER_DIMENSION * d:
         out.append(f"no intervals of the spectral scores: they need at least {intervals.SAMPLES_PER_DIMENSION} d rows")
     return out

@@ -133,7 +133,7 @@ class CovarianceState:
         self._add(n, like(origin, self.mean), like(offset, self.mean) / n, like(m2, self.m2))
 
     def _add(self, n: int, origin: Array, offset: Array, m2: Array) -> None:
-        """A block of n rows of mean origin + offset, and scatter m2 about the origin, which is our mean if we have one."""
+        """A block of n rows of mean origin + offset, and scatter m2 about the origin: our mean, if we have one."""
         total = self.n + n
         with np.errstate(invalid="ignore", over="ignore"):
             m2 -= offset[:, None] * offset[None, :] * (n * (n / total))

@@ -97,7 +97,7 @@ def test_json_has_numbers_conventions_and_no_nan(card: Diagnosis) -> None:
 
 
 def test_default_is_cheap_and_only_chooses(features: np.ndarray, views: np.ndarray) -> None:
-    assert set(diagnose(features, bootstrap=False).scores) == set(DEFINITIONS) - SLOW - {"alignment"}
+    assert set(diagnose(features, interval="none").scores) == set(DEFINITIONS) - SLOW - {"alignment"}
     chosen = diagnose(features, views=views, only=["twonn", "auc_sigma", "alignment"])
     assert list(chosen.scores) == ["auc_sigma", "twonn", "alignment"]
     assert chosen["auc_sigma"] == diagnose(features)["auc_sigma"] and not math.isnan(chosen.vitals.effective_rank)
@@ -128,28 +128,28 @@ def test_tensors_give_what_arrays_give(card: Diagnosis, features: np.ndarray, vi
 
 
 def test_the_bootstrap_can_be_had_too(features: np.ndarray, card: Diagnosis) -> None:
-    found = diagnose(features[:, :8], only=["auc_sigma"], method="bootstrap")
+    found = diagnose(features[:, :8], only=["auc_sigma"], interval="bootstrap")
     other = diagnose(features[:, :8], only=["auc_sigma"])
     assert found.scores["auc_sigma"].interval.method == "bootstrap"
     assert found.scores["auc_sigma"].interval.error == pytest.approx(other.scores["auc_sigma"].interval.error, rel=0.6)
 
 
 def test_conventions_and_row_norm_are_kept(features: np.ndarray) -> None:
-    found = diagnose(features + 1, bootstrap=False, conventions=Conventions(False, 0.0, (5, 30)))
+    found = diagnose(features + 1, interval="none", conventions=Conventions(False, 0.0, (5, 30)))
     assert not found.spectrum.center and found["effective_rank"] == pytest.approx(found["rankme"], rel=1e-12)
     assert found.vitals.effective_rank == pytest.approx(c.measure(features + 1).effective_rank, rel=1e-9)
     assert found.scores["alpha_req"].details["fitted_on"] == [5, 30]
-    unit = diagnose(features, bootstrap=False, row_norm=True)
+    unit = diagnose(features, interval="none", row_norm=True)
     norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
-    expected = diagnose(features / norms, bootstrap=False)
+    expected = diagnose(features / norms, interval="none")
     for name in expected.scores:
         assert unit[name] == pytest.approx(expected[name], rel=1e-9), name
-    assert unit.row_norm and abs(unit["auc_sigma"] - diagnose(features, bootstrap=False)["auc_sigma"]) > 1e-3
+    assert unit.row_norm and abs(unit["auc_sigma"] - diagnose(features, interval="none")["auc_sigma"]) > 1e-3
 
 
 def test_a_value_out_of_its_range_is_flagged() -> None:
     q = np.linalg.qr(np.random.default_rng(2).normal(size=(64, 64)))[0]
-    found = diagnose(np.concatenate([q, -q]), conventions=Conventions(eps=1e-3), bootstrap=False)
+    found = diagnose(np.concatenate([q, -q]), conventions=Conventions(eps=1e-3), interval="none")
     rank = found.scores["rankme"]
     assert rank.value > 64 + 1 and rank.bounds == (1, 64)
     assert len(rank.flags) == 1 and "out of its range" in rank.flags[0] and "outside the division" in rank.flags[0]
@@ -203,19 +203,19 @@ def test_what_is_dead_is_counted(features: np.ndarray) -> None:
     dead = features.copy()
     dead[:, [3, 17]] = 0
     dead[:, 5] = 2.5
-    found = diagnose(dead, bootstrap=False)
+    found = diagnose(dead, interval="none")
     assert found.dead_columns == (3, 5, 17) and found.dead_directions == 3
     assert any("3 of 40 columns are constant" in note for note in found.notes)
     alive = np.delete(dead, [3, 5, 17], axis=1)
-    assert found["auc_sigma"] == pytest.approx((37 * diagnose(alive, bootstrap=False)["auc_sigma"] + 3) / 40, abs=1e-9)
-    assert diagnose(features, bootstrap=False).dead_columns == ()
+    assert found["auc_sigma"] == pytest.approx((37 * diagnose(alive, interval="none")["auc_sigma"] + 3) / 40, abs=1e-9)
+    assert diagnose(features, interval="none").dead_columns == ()
 
 
 def test_a_large_common_offset_in_float32_is_said(features: np.ndarray) -> None:
     moved = (features.astype(np.float64) + 1e4).astype(np.float32)
-    assert any("rounding of float32" in note for note in diagnose(moved, bootstrap=False).notes)
-    assert not any("rounding" in note for note in diagnose(features + 1, bootstrap=False).notes)
-    assert not any("rounding" in note for note in diagnose(moved.astype(np.float64), bootstrap=False).notes)
+    assert any("rounding of float32" in note for note in diagnose(moved, interval="none").notes)
+    assert not any("rounding" in note for note in diagnose(features + 1, interval="none").notes)
+    assert not any("rounding" in note for note in diagnose(moved.astype(np.float64), interval="none").notes)
 
 
 def test_one_column(features: np.ndarray) -> None:
@@ -244,5 +244,5 @@ def test_what_is_no_set_of_features_is_refused(bad, message: str) -> None:
 def test_a_collapsed_line_is_not_healthy() -> None:
     rng = np.random.default_rng(6)
     line = rng.normal(size=(2000, 1)) @ rng.normal(size=(1, 64)) + 1e-3 * rng.normal(size=(2000, 64))
-    found = diagnose(line, bootstrap=False)
+    found = diagnose(line, interval="none")
     assert found.status == "collapse" and found["embedding_std"] > 0.7 and found.health.advice

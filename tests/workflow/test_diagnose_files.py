@@ -85,7 +85,7 @@ def test_golden_spectra_through_a_file(tmp_path, capsys):
         for name, value in golden.items():
             sigma = spectra[name].astype(np.float64)
             np.save(tmp_path / f"{name}.npy", with_spectrum(sigma, 1024))
-            words = (tmp_path / f"{name}.npy", "--no-bootstrap", "--only", "auc")
+            words = (tmp_path / f"{name}.npy", "--interval", "none", "--only", "auc")
             _, facts = as_json(capsys, *words)
             assert facts["inputs"][0]["scores"]["auc_sigma"]["value"] == pytest.approx(value, abs=1e-6)
 
@@ -141,14 +141,14 @@ def test_only_still_shows_what_the_verdict_rests_on(files, capsys):
     assert list(facts["inputs"][0]["scores"]) == ["auc_sigma", "effective_rank", "nesum", "embedding_std"]
 
 
-def test_no_bootstrap_gives_no_interval(files, capsys):
+def test_interval_none_gives_no_interval(files, capsys):
     def interval(*words):
         found = as_json(capsys, files / "flat.npy", *words)[1]["inputs"][0]["scores"]["auc_sigma"]
         return found["low"], found["high"]
 
     low, high = interval()
     assert low <= (D + 1) / (2 * D) + 1e-9 and high > low
-    assert interval("--no-bootstrap") == (None, None)
+    assert interval("--interval", "none") == (None, None)
 
 
 def test_conventions_change_the_numbers_and_are_recorded(tmp_path, capsys):

@@ -50,7 +50,7 @@ def copy(run, tmp_path):
 
 def diagnosed(capsys, *words):
     capsys.readouterr()
-    assert siamscope("diagnose", *words, "--json", "--no-write", "--no-bootstrap") == 0
+    assert siamscope("diagnose", *words, "--json", "--no-write", "--interval", "none") == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -209,7 +209,7 @@ def test_features_alone_are_judged_by_their_rank():
 
 
 def test_the_history_of_a_run_adds_a_note():
-    card = collapse.diagnose(np.random.default_rng(0).normal(size=(400, 8)), bootstrap=False)
+    card = collapse.diagnose(np.random.default_rng(0).normal(size=(400, 8)), interval="none")
     course = tuple(
         {"step": step, "feature_effective_rank": rank} for step, rank in ((0, 90.0), (100, 20.0), (200, 8.0))
     )

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 import siamscope
 from siamscope.collapse.definitions import DEFINITIONS
+from siamscope.collapse.diagnose import IntervalBy
 from siamscope.report import diagnose as page
 from siamscope.report import diagnose_figure as figure
 from siamscope.rundir import finite, write_text
@@ -54,8 +55,9 @@ class Options:
     """Scores to show, with commas between them (AUC, effective rank and std always are)."""
     slow: bool = False
     """Also the intrinsic dimension (TwoNN) and the cluster learnability of CLID."""
-    bootstrap: bool = True
-    """Intervals, by leaving out blocks of rows (one more pass)."""
+    interval: IntervalBy = "jackknife"
+    """Intervals of 95 %: jackknife (leaving out blocks of rows: one more pass), bootstrap (rows drawn again: slower),
+    or none."""
     center: bool = True
     """Subtract the column means. --no-center: also where a score is defined on the centred features."""
     row_norm: bool = False
@@ -102,7 +104,7 @@ def run(options: Options) -> Answer:
         seed = loaded.about.get("seed") or 0 if options.seed is None else options.seed
         found.append(
             measure(
-                loaded, names, bootstrap=options.bootstrap, center=options.center, row_norm=options.row_norm, seed=seed
+                loaded, names, interval=options.interval, center=options.center, row_norm=options.row_norm, seed=seed
             )
         )
     failed = [

@@ -13,7 +13,7 @@ from siamscope import collapse
 from siamscope.collapse.baseline import isotropic_spectrum
 from siamscope.collapse.card import Diagnosis, Score
 from siamscope.collapse.definitions import DEFINITIONS
-from siamscope.collapse.diagnose import diagnose
+from siamscope.collapse.diagnose import IntervalBy, diagnose
 from siamscope.collapse.moments import Conventions, moment_scores, moments
 from siamscope.collapse.spectral import DEAD_SHARE
 from siamscope.workflow.diagnose.loaded import Array, DiagnoseError, Loaded
@@ -49,7 +49,7 @@ def wanted(loaded: Loaded, only: Sequence[str], limited: Sequence[str], slow: bo
 
 
 def measure(
-    loaded: Loaded, names: Sequence[str], *, bootstrap: bool, center: bool, row_norm: bool, seed: int
+    loaded: Loaded, names: Sequence[str], *, interval: IntervalBy, center: bool, row_norm: bool, seed: int
 ) -> dict[str, Any]:
     """All facts on one input, as they are written to JSON.
 
@@ -61,7 +61,7 @@ def measure(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", collapse.TooFewSamples)  # said in the notes
             card = diagnose(
-                loaded.features, views=loaded.views, only=list(names), bootstrap=bootstrap, row_norm=row_norm,
+                loaded.features, views=loaded.views, only=list(names), interval=interval, row_norm=row_norm,
                 seed=seed, conventions=conventions,
             )  # fmt: skip
             embeddings = None if loaded.embeddings is None else collapse.measure(loaded.embeddings)

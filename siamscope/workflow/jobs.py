@@ -127,7 +127,7 @@ class Child:
     def _command(self) -> list[str]:
         run, program = self.run, [sys.executable, "-m", "siamscope"]
         there = run.dir.recipe_file.is_file()
-        # A run that diverged or that the alarm ended would do so again from its checkpoint; one that was killed goes on.
+        # A run that diverged or that the alarm ended would do so again; one that was killed goes on.
         diverged = self.former.get("exit_code") in OWN_FAULT
         if there and not other_recipe(run) and not diverged and not complete(run.dir):
             return [*program, "resume", str(run.dir.path), "--quiet", "--json"]

@@ -226,6 +226,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "misses": sum(row["miss"] for row in rows),
         "healthy": len(fine),
         "false_alarms": sum(row["false_alarm"] for row in rows),
+        "of_these_meant_to_collapse": sum(row["false_alarm"] and row["induced"] for row in rows),
         "false_suspicions": sum(row["suspect"] is not None for row in fine),
         "shown_by_knn": sum(row["knn_shows"] is not None for row in rows),
         "shown_by_knn_without_alarm": sum(row["knn_shows"] is not None and row["alarm"] is None for row in rows),

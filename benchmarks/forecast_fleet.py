@@ -230,14 +230,11 @@ def table(members: Sequence[Member], path: Path) -> None:
         for member in members:
             known = member.fields
             share = known["order.subset"] if known["order.name"] == "last" else 1.0
-            writer.writerow(
-                [
-                    Path(member.name).parent.name, member.method, known["network.width"], share, known["optim.lr"],
-                    known["optim.weight_decay"], member.n, member.d, member.split, member.health,
-                    *(f"{value:.6g}" for value in (member.validation, *(member.accuracy[a] for a in ("linear", "knn")),
-                                                   *(member.value(name) for name in scores))),
-                ]
-            )  # fmt: skip
+            figures = [member.validation, *(member.accuracy[name] for name in ("linear", "knn"))]
+            figures += [member.value(name) for name in scores]
+            about = [Path(member.name).parent.name, member.method, known["network.width"], share, known["optim.lr"]]
+            about += [known["optim.weight_decay"], member.n, member.d, member.split, member.health]
+            writer.writerow([*about, *(f"{value:.6g}" if math.isfinite(value) else "" for value in figures)])
 
 
 def main() -> None:
@@ -270,7 +267,7 @@ def main() -> None:
         "linear": analyse(members, "linear"), "knn": analyse(members, "knn"),
     }  # fmt: skip
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "forecast.json").write_text(json.dumps(finite(_rounded(result)), indent=1) + "\n")
+    (given.out / "forecast.json").write_text(json.dumps(finite(_rounded(result)), separators=(",", ":")) + "\n")
     table(members, given.out / "forecast.csv")
 
 

@@ -175,9 +175,13 @@ def scores_of(members: Sequence[Member], needed: Sequence[str]) -> dict[str, NDA
     for name in needed:
         without = [member.name for member in members if not math.isfinite(member.value(name))]
         if without:
+            advice = (
+                "it needs three runs of each method, with unlike losses"
+                if name == "loss_in_method"
+                else "'siamscope resume RUN' judges a finished run again, with the scores of this version"
+            )
             raise ForecastError(
-                f"{len(without)} of {len(members)} runs have no {name} ({fleet.listed(without)}); "
-                "'siamscope resume RUN' judges a finished run again, with the scores of this version"
+                f"{len(without)} of {len(members)} runs have no {name} ({fleet.listed(without)}); {advice}"
             )
     columns = {name: np.array([member.value(name) for member in members]) for name in fleet.SCORES}
     return {name: column for name, column in columns.items() if np.isfinite(column).all()}

@@ -17,7 +17,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -249,7 +248,6 @@ def main() -> None:
     if given.share is not None:
         train_share(runs, given.share, given.jobs)
         return
-    started = time.monotonic()
     words = [sys.executable, __file__, "--work", str(given.work), "--steps", str(given.steps)]
     words += ["--jobs", str(given.jobs)]
     workers = [subprocess.Popen([*words, "--share", str(share)]) for share in range(given.jobs)]
@@ -260,9 +258,8 @@ def main() -> None:
     known, _ = fleet.read([run.dir.path for run in runs if complete(run.dir)])
     members = [member for member in known if "linear" in member.accuracy]
     result = {
-        "machine": environment.describe(torch.device("cpu")),
-        "steps": given.steps, "runs": len(members), "diverged": failed,
-        "seconds_of_this_call": round(time.monotonic() - started, 1), "data": Path(members[0].data_name).name,
+        "machine": {key: value for key, value in environment.describe(torch.device("cpu")).items() if key != "command"},
+        "steps": given.steps, "runs": len(members), "diverged": failed, "data": Path(members[0].data_name).name,
         "n": members[0].n, "d": members[0].d, "split": members[0].split,
         "linear": analyse(members, "linear"), "knn": analyse(members, "knn"),
     }  # fmt: skip

@@ -91,7 +91,7 @@ def _against_measured(axes: Any, shown: Shown, looks: dict[str, dict[str, Any]])
     axes.set_aspect("equal")
     where = f", {shown.split}" if shown.split else ""
     axes.set_xlabel(f"measured {shown.target} accuracy{where} (%)", fontsize=11)
-    axes.set_ylabel(f"predicted from {shown.title} (%)", fontsize=11)
+    axes.set_ylabel(f"predicted (%) from\n{shown.title}", fontsize=11)
     axes.text(
         0.03, 0.97, f"left-out $R^2$ = {shown.loo_r2:.2f}\nRMSE = {100 * shown.rmse:.1f} points", color=INK,
         transform=axes.transAxes, va="top", fontsize=10.5, bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 2},

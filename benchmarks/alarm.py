@@ -268,7 +268,7 @@ def main() -> None:
     by_key = {(row["setting"], row["seed"]): row for row in rows}
     held_out = [row for row in rows if row["seed"] not in CALIBRATION]
     report = {
-        "machine": environment.describe(torch.device("cpu")),
+        "machine": environment.describe(torch.device("cpu")) | {"command": "alarm.py --work WORK --rollback"},
         "steps": STEPS, "batch": BATCH, "k-NN queries": QUERIES, "k-NN bank": BANK,
         "unfinished": [f"{run.key}, seed {run.seed}" for run in planned if not complete(run.dir)],
         "held_out": summary(held_out),

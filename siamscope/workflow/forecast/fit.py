@@ -18,9 +18,9 @@ from siamscope.collapse.selection import ALIASES, WITHOUT_DIMENSION
 from siamscope.report.forecast_figure import Shown, write_forecast
 from siamscope.workflow import fleet
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
 from siamscope.workflow.fleet import Member
 from siamscope.workflow.forecast.file import Context, ForecastError, check_out, save
+from siamscope.workflow.writing import check_folder, told
 
 CONSIDERED: tuple[tuple[str, ...], ...] = (
     (),

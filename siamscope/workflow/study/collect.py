@@ -13,6 +13,7 @@ from siamscope.recipe import digest
 from siamscope.rundir import RunError
 from siamscope.workflow import facts
 from siamscope.workflow.compare_table import mean_sd
+from siamscope.workflow.fleet import relative_auc
 from siamscope.workflow.jobs import Run, outcome
 from siamscope.workflow.study.plan import Line
 
@@ -20,12 +21,6 @@ Record = dict[str, Any]
 
 ALWAYS = ("auc_sigma", "auc_relative", "effective_rank", "loss", "knn", "linear")
 """Figures that every table has."""
-
-
-def relative_auc(auc: float, d: int) -> float:
-    """AUC between what a flat spectrum of d values has, (d + 1) / 2d, and 1: 0 is flat and 1 is rank one, at any d."""
-    least = (d + 1) / (2 * d)
-    return (auc - least) / (1 - least) if d > 1 else float("nan")
 
 
 def collect(run: Run, line: Line, fingerprint: str) -> Record:
@@ -56,7 +51,7 @@ def figures(run: Run, fingerprint: str) -> Record:
     if "auc_sigma" in known.scores:
         scores["auc_relative"] = relative_auc(known.scores["auc_sigma"], known.d)
     judged = json.loads(run.dir.evaluation.read_text(encoding="utf-8"))
-    raw = {name: _accuracy(judged, name, "raw_pixels") for name in ("knn", "linear")}
+    raw = facts.accuracy(judged, "raw_pixels")
     untrained = {"auc_sigma": judged.get("scores_untrained", {}).get("auc_sigma"), **known.untrained}
     return {
         "method": known.recipe.method.name, "recipe": digest(known.recipe), "steps": known.steps, "d": known.d,
@@ -64,16 +59,6 @@ def figures(run: Run, fingerprint: str) -> Record:
         "accuracy": known.accuracy, "untrained": untrained, "raw_pixels": raw,
         "spectrum": _spectrum(known.course),
     }  # fmt: skip
-
-
-def _accuracy(judged: Mapping[str, Any], name: str, encoder: str) -> float | None:
-    if not judged.get("labels"):
-        return None
-    if name == "knn":
-        value = judged["knn"].get(encoder, {}).get(str(judged["k"]))
-    else:
-        value = judged.get("probe", {}).get(encoder, {}).get("top1")
-    return None if value is None else float(value)
 
 
 def _spectrum(course: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -115,18 +115,18 @@ def test_a_table_gives_what_the_runs_give(fitted, tmp_path, capsys):
 
 def test_apply(fitted, tmp_path, capsys):
     out, _ = fitted
-    near = fabricated.run(tmp_path / "near", auc=0.75, loss=-0.88, linear=0.888)
+    near = fabricated.run(tmp_path / "near", auc=0.75, loss=-0.88, linear=0.788)
     far = fabricated.run(tmp_path / "far", auc=0.97, loss=-0.88, labels=False)
     code, text, _ = command(capsys, "forecast", "apply", out, near, far)
     assert code == 0
     line = next(line for line in text.splitlines() if str(near) in line)
-    assert re.search(r" 8[89]\.\d %   \[8\d\.\d, \d\d\.\d\] +88\.8 %$", line)
+    assert re.search(r" 7[89]\.\d %   \[7\d\.\d, \d\d\.\d\] +78\.8 %$", line)
     assert "refused: auc_sigma 0.97 lies outside the fit's" in text
     code, _, err = command(capsys, "forecast", "apply", out, far, "--strict")
     assert code == 2 and "1 of 1 runs are outside" in err
     code, text, _ = command(capsys, "forecast", "apply", out, near, far, "--json")
     rows = json.loads(text)["runs"]
-    assert rows[0]["low"] < 0.888 < rows[0]["high"] and rows[1]["expected"] is None and rows[1]["refused"]
+    assert rows[0]["low"] < 0.788 < rows[0]["high"] and rows[1]["expected"] is None and rows[1]["refused"]
 
 
 def test_apply_says_how_right_it_was(fitted, tmp_path, capsys):

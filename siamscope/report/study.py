@@ -23,9 +23,7 @@ _COLUMNS = (
 )  # fmt: skip
 _TONES = {"replicates": "good", "contradicted": "bad", "undecided": "warn", "not judged": "unknown"}
 _ABOVE = "and one against the other with the line of least squares; dashed: the untrained encoder."
-_BELOW = (
-    "Below: spectra of the features at the end, their shape, and the cumulative explained variance whose mean is AUC"
-)
+_BELOW = "Below: spectra of the features at the end, their shape, and the cumulative explained variance"
 _CAPTIONS = {
     "images": f"Above: AUC and accuracy against the number of training images, {_ABOVE} {_BELOW}; darker: more images.",
     "": f"Above: AUC and accuracy of every line, {_ABOVE} {_BELOW}.",
@@ -91,8 +89,14 @@ def _outcome(word: str) -> Html:
 
 def _figure(facts: Mapping[str, Any], picture: bytes) -> Html:
     data = "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
-    caption = _CAPTIONS.get(facts["across"], _CAPTIONS[""])
+    caption = _CAPTIONS.get(facts["across"], _CAPTIONS[""]) + _spectra(facts)
     return figure(caption, tag("img", src=data, alt=_description(facts), style="width:100%"))
+
+
+def _spectra(facts: Mapping[str, Any]) -> str:
+    """Of which images the spectra are, in a sentence; nothing of studies that did not write it."""
+    known = dict.fromkeys(str(line["spectrum"]["of"]) for line in facts["lines"] if (line["spectrum"] or {}).get("of"))
+    return f" The spectra are of {' or '.join(known)}." if known else ""
 
 
 def _description(facts: Mapping[str, Any]) -> str:

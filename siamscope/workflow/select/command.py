@@ -78,7 +78,10 @@ def run(options: Options) -> Answer:
     members, notes, single = _candidates(options.runs)
     notes += fleet.check_alike(members, (), advice=APART)
     fitted = load(options.forecast) if options.forecast else None
-    rule = EXPECTED if fitted else _rule(options.by, members, across)
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(_group(member, across), []).append(member)
+    rule = EXPECTED if fitted else _rule(options.by, list(groups.values()))
     if fitted:
         notes += apply.suited(members, *fitted, (), FITTED)
     elif parts(options.by) == parts(BEST) and "loss" not in parts(rule):
@@ -91,9 +94,6 @@ def run(options: Options) -> Answer:
             for name in ([] if fitted else parts(rule))
             if name not in WITHOUT_DIMENSION
         ]
-    groups: dict[str, list[Member]] = {}
-    for member in members:
-        groups.setdefault(_group(member, across), []).append(member)
     choices = [_choose(name, group, rule, fitted, options.target) for name, group in groups.items()]
     if len(choices) > 1:
         notes.append(
@@ -132,16 +132,14 @@ def _across(text: str) -> tuple[str, ...]:
     return names
 
 
-def _rule(by: str, members: Sequence[Member], across: Sequence[str]) -> str:
+def _rule(by: str, groups: Sequence[Sequence[Member]]) -> str:
     """The rule by canonical names; AUC relative to its range where dimensions are mixed, and alone without losses."""
     names = parts(by)
-    kinds: dict[str, list[Member]] = {}
-    for member in members:
-        kinds.setdefault(_group(member, across), []).append(member)
-    compared = all(any("loss" in member.scores for member in kind) for kind in kinds.values())
-    if names == parts(BEST) and (("method" in across and len({m.method for m in members}) > 1) or not compared):
+    known = all(any("loss" in member.scores for member in group) for group in groups)
+    several = any(len({member.method for member in group}) > 1 for group in groups)
+    if names == parts(BEST) and (several or not known):
         names = parts("auc")
-    if "d" in across and len({member.d for member in members}) > 1:
+    if any(len({member.d for member in group}) > 1 for group in groups):
         names = tuple("auc_relative" if name == "auc_sigma" else name for name in names)
     return "+".join(names)
 

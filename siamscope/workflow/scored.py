@@ -61,7 +61,7 @@ def of_encoders(
 
 
 def singular_values(features: Tensor) -> list[float]:
-    """(d,) of the centred features (N, d), falling, to six digits (AUC is their mean cumulative share); none for features with NaN or infinity."""
+    """(d,) of the centred features (N, d), falling, to six digits; none for features with NaN or infinity."""
     try:
         centred, _ = moments(features).spectra()
     except collapse.CollapseError:

@@ -29,7 +29,7 @@ class Facts:
         untrained: the same of the untrained encoder.
         split: which images gave the accuracy ("test" or "validation"); empty without labels.
         data: fingerprint of the images.
-        n, d: samples and dimensions behind the scores; 0 if unknown.
+        n, d: samples and dimensions behind the scores; 0 if unknown.  viewed: images behind LiDAR and alignment.
         course: the lines of metrics.jsonl of kind "monitor".
     """
 
@@ -46,6 +46,7 @@ class Facts:
     n: int
     d: int
     course: list[dict[str, Any]]
+    viewed: int = 0
 
     @property
     def name(self) -> str:
@@ -95,6 +96,7 @@ def _facts(run: RunDir, recipe: Recipe, found: dict[str, Any]) -> Facts:
         n=int(sample.get("n", 0)),
         d=int(sample.get("d", 0)),
         course=course,
+        viewed=int(sample.get("views", {}).get("images", 0)),
     )
 
 

@@ -54,6 +54,7 @@ class Member:
     health: str = ""
     n: int = 0
     d: int = 0
+    viewed: int = 0
     fields: dict[str, Any] = field(default_factory=dict)
 
     def value(self, name: str) -> float:
@@ -159,6 +160,7 @@ def of_run(run: Facts) -> Member:
         health=run.health,
         n=run.n,
         d=run.d,
+        viewed=run.viewed,
         fields=flat(run.recipe),
     )
 
@@ -360,7 +362,15 @@ def check_alike(
     odd = _odd([member for member in members if member.n], lambda m: m.n)
     if odd:
         notes.append(f"numbers of images behind the scores differ: {odd}; scores of few images are biased")
-    return notes
+    return notes + capped(members, scores)
+
+
+def capped(members: Sequence[Member], scores: Sequence[str]) -> list[str]:
+    """A note where LiDAR is used and was taken of so few images that their number bounds it, not the features."""
+    few = [member.name for member in members if 0 < member.viewed <= member.d]
+    if not few or "lidar" not in scores:
+        return []
+    return [f"lidar is of no more images than features ({listed(few)}): it is at most their number less one"]
 
 
 def _odd(members: Sequence[Member], of: Callable[[Member], Any]) -> str:

@@ -97,6 +97,14 @@ def test_other_scores(tmp_path, capsys):
     assert chosen == {"rankme": "a", "lidar": "b", "alpha_req": "b", "effective_rank": "a"}
 
 
+def test_lidar_of_too_few_images_is_said(tmp_path, capsys):
+    for i, viewed in enumerate((64, 128)):
+        fabricated.run(tmp_path / f"{i}", scores={"lidar": 20.0 + i}, viewed=viewed)
+    notes = {rule: select(capsys, tmp_path, "--by", rule)[1]["notes"] for rule in ("lidar", "auc")}
+    (said,) = [note for note in notes["lidar"] if "no more images than features" in note]
+    assert f"({tmp_path / '0'})" in said and notes["auc"] == []
+
+
 def test_methods_and_dimensions_do_not_compete(tmp_path, capsys):
     fabricated.run(tmp_path / "a", auc=0.7)
     fabricated.run(tmp_path / "b", auc=0.8)

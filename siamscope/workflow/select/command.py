@@ -86,6 +86,7 @@ def run(options: Options) -> Answer:
         notes += apply.suited(members, *fitted, (), FITTED)
     elif parts(options.by) == parts(BEST) and "loss" not in parts(rule):
         notes.append(f"{rule} alone chooses: there are no losses, or of several methods, which do not compare")
+    notes += fleet.capped(members, rule.split("+"))
     if "method" in across and len({member.method for member in members}) > 1:
         notes.append("methods are mixed: scores, and losses above all, differ among methods whatever the accuracy")
     if "d" in across and len({member.d for member in members}) > 1:

@@ -220,6 +220,10 @@ def validate(recipe: Recipe) -> None:
     problems += _views(recipe)
     problems += _decay(recipe.optim)
     problems += _order(recipe)
+    if recipe.monitor.watch == -1 and recipe.monitor.on_collapse != "warn":
+        problems.append(
+            f"monitor.on_collapse {recipe.monitor.on_collapse!r} needs the alarm, which monitor.watch -1 switches off"
+        )
     device = recipe.train.device
     if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
         problems.append(f"train.device must be auto, cpu, cuda or cuda:N, got {device!r}")

@@ -48,6 +48,8 @@ def test_every_method_has_a_shipped_recipe():
         ({"train": {"batch_size": 9, "accumulate": 2}}, ["train.accumulate must divide"]),
         ({"train": {"device": "gpu"}}, ["train.device must be auto, cpu, cuda"]),
         ({"train": {"epochs": 0}}, ["train.epochs must be above 0"]),
+        ({"monitor": {"watch": -1, "on_collapse": "stop"}}, ["monitor.on_collapse 'stop' needs the alarm"]),
+        ({"monitor": {"watch": -1, "on_collapse": "rollback"}}, ["monitor.watch -1"]),
         ({"evaluation": {"ks": []}}, ["evaluation.ks"]),
         ({"evaluation": {"ks": [1, 2.5]}}, ["evaluation.ks[1] must be a whole number"]),
     ],

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from siamscope.claims import directpred, show
+from siamscope.claims import collapse, directpred, show
 from siamscope.claims.base import Ablation, Claim, ClaimError, NotOffered, Order, Preset, Verdict, judge, judge_order
 from siamscope.claims.runs import Data, Plan
 from siamscope.workflow.answer import Answer
 
-PAPERS = {directpred.NAME: directpred}
+PAPERS = {directpred.NAME: directpred, collapse.NAME: collapse}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Options:
     """Exit code 0, 1 if a claim does not hold, 2 for bad input. Without --only the claims are listed."""
 
     paper: Annotated[str, Positional, arg(metavar="PAPER")]
-    """directpred."""
+    """directpred, or collapse (SimSiam on synthetic vectors)."""
     only: str = ""
     """Ids or patterns with commas between them, as A21*,A22* or T6.rho3.*; '*' = all that need no data."""
     list: bool = False

@@ -1,4 +1,4 @@
-"""The experiments that run anywhere, by name: the linear network's and the digits network's."""
+"""The experiments that run anywhere, by name: those of the linear network, of digits and of vectors."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def run(name: str, seeds: Sequence[int], out: Path | None, say: Say) -> Mapping[
     if name in linear.EXPERIMENTS:
         say(f"{name}: {len(seeds)} seeds")
         return linear.EXPERIMENTS[name](seeds)
+    if name.startswith("vectors."):
+        from siamscope.claims import vectors_measures
+
+        say(f"{name}: {len(seeds)} seeds, some minutes")
+        return vectors_measures.EXPERIMENTS[name](seeds)
     settings = TABLE[name.removeprefix("digits.")][0]
     rows = [_digits(name, settings, seed, out, say) for seed in seeds]
     return {measure: tuple(row[measure] for row in rows) for measure in rows[0]}

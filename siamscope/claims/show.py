@@ -67,8 +67,11 @@ def listing(claims: Sequence[Claim], differences: Sequence[str], as_json: bool) 
     presets = any(isinstance(claim.experiment, Preset) for claim in claims)
     if presets:
         lines += ["", "The recipes of the tables differ from the paper:", *(f"- {text}" for text in differences)]
-    lines += ["", "Run some: --only 'A21*,A22*' (seconds), --only 'A23*' (minutes)"]
-    lines[-1] += ", --only T6.rho3.eps1 --data FOLDER (hours on a GPU)." if presets else "."
+    by_cost = {claim.cost: f"--only '{claim.table}*' ({claim.cost})" for claim in reversed(claims)}
+    known = [by_cost[cost] for cost in ("seconds", "minutes") if cost in by_cost]
+    known += ["--only T6.rho3.eps1 --data FOLDER (hours on a GPU)"] if presets else []
+    if known:
+        lines += ["", f"Run some: {', '.join(known)}."]
     return "\n".join(lines)
 
 

@@ -16,16 +16,15 @@ from siamscope.report.parts import figure, flatten, folded, items, paragraph, se
 from siamscope.report.sections import badge
 from siamscope.report.study_figure import write_png
 
-_COLUMNS = (
+COLUMNS = (
     ("AUC", "auc_sigma", 1.0, 3), ("Relative AUC", "auc_relative", 1.0, 3),
     ("Effective rank", "effective_rank", 1.0, 1), ("k-NN, %", "knn", 100.0, 1),
     ("Linear probe, %", "linear", 100.0, 1), ("Loss", "loss", 1.0, 3),
 )  # fmt: skip
+"""Title, figure, factor and decimals of the columns of a study's table, here and in its Markdown."""
 _TONES = {"replicates": "good", "contradicted": "bad", "undecided": "warn", "not judged": "unknown"}
 _ABOVE = "and one against the other with the line of least squares; dashed: the untrained encoder."
-_BELOW = (
-    "Below: spectra of the features at the end, their shape, and the cumulative explained variance whose mean is AUC"
-)
+_BELOW = "Below: spectra of the features at the end, their shape, and the cumulative explained variance"
 _CAPTIONS = {
     "images": f"Above: AUC and accuracy against the number of training images, {_ABOVE} {_BELOW}; darker: more images.",
     "": f"Above: AUC and accuracy of every line, {_ABOVE} {_BELOW}.",
@@ -91,8 +90,14 @@ def _outcome(word: str) -> Html:
 
 def _figure(facts: Mapping[str, Any], picture: bytes) -> Html:
     data = "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
-    caption = _CAPTIONS.get(facts["across"], _CAPTIONS[""])
+    caption = _CAPTIONS.get(facts["across"], _CAPTIONS[""]) + _spectra(facts)
     return figure(caption, tag("img", src=data, alt=_description(facts), style="width:100%"))
+
+
+def _spectra(facts: Mapping[str, Any]) -> str:
+    """Of which images the spectra are, in a sentence; nothing of studies that did not write it."""
+    known = dict.fromkeys(str(line["spectrum"]["of"]) for line in facts["lines"] if (line["spectrum"] or {}).get("of"))
+    return f" The spectra are of {' or '.join(known)}." if known else ""
 
 
 def _description(facts: Mapping[str, Any]) -> str:
@@ -103,14 +108,14 @@ def _description(facts: Mapping[str, Any]) -> str:
 def _table(facts: Mapping[str, Any]) -> Html:
     rows: list[list[Html | str]] = []
     for line in facts["lines"]:
-        figures = [spread(line["figures"][key], factor, digits) for _, key, factor, digits in _COLUMNS]
+        figures = [spread(line["figures"][key], factor, digits) for _, key, factor, digits in COLUMNS]
         first = [name(line["label"]), whole(line["images"]), whole(line["d"]) if line["d"] else DASH]
         rows.append([*first, *figures, _health(line), f"{line['finished']} of {line['seeds']}"])
     for base in facts["baselines"]:
         found = base["figures"]
-        figures = [spread(found[key], factor, digits) if key in found else DASH for _, key, factor, digits in _COLUMNS]
+        figures = [spread(found[key], factor, digits) if key in found else DASH for _, key, factor, digits in COLUMNS]
         rows.append([tag("em", base["label"]), DASH, DASH, *figures, "", DASH])
-    head = ["Line", "Images", "Features", *(title for title, *_ in _COLUMNS), "Health", "Seeds"]
+    head = ["Line", "Images", "Features", *(title for title, *_ in COLUMNS), "Health", "Seeds"]
     notes = tag(
         "div", tag("h3", "How to read it"), items([shorten(note, 600) for note in facts["notes"]]), class_="notes"
     )
@@ -157,7 +162,7 @@ def _failed(facts: Mapping[str, Any]) -> Html | None:
 def _runs(facts: Mapping[str, Any]) -> Html:
     labels = {line["key"]: line["label"] for line in facts["lines"]}
     rows = [_run(run, labels[run["line"]]) for run in facts["runs"]]
-    head = ["Run", "Seed", "Status", *(title for title, *_ in _COLUMNS), "Seconds"]
+    head = ["Run", "Seed", "Status", *(title for title, *_ in COLUMNS), "Seconds"]
     count = sum(run["status"] == "finished" for run in facts["runs"])
     return folded(f"{count} of {len(facts['runs'])} runs finished", table(head, rows, caption="Every run"))
 
@@ -166,7 +171,7 @@ def _run(run: Mapping[str, Any], label: str) -> Sequence[Html | str]:
     done = run["status"] == "finished"
     title = tag("a", name(label), href=f"runs/{run['line']}/seed-{run['seed']}/report.html") if done else name(label)
     known = {**run.get("scores", {}), **run.get("accuracy", {})}
-    figures = [_number(known.get(key), digits, factor) for _, key, factor, digits in _COLUMNS]
+    figures = [_number(known.get(key), digits, factor) for _, key, factor, digits in COLUMNS]
     return [title, str(run["seed"]), str(run["status"]), *figures, _number(run.get("seconds"), 0)]
 
 

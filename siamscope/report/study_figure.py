@@ -224,6 +224,8 @@ def _spectra(axes: Any, facts: Mapping[str, Any], key: str, label: str, title: s
         axes.plot(x, y, color=_shade(facts, line["variant"]), ls=dash, lw=1.5, label=line["label"])
     if key == "cev":
         axes.set_ylim(0, 1.02)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "not every singular value is known", transform=axes.transAxes, ha="center", color=SOFT)
     else:
         axes.set_yscale("log")
     dress(axes, title, "index", label, grid=True)

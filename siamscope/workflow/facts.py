@@ -6,6 +6,7 @@ Torch-free. A figure that a run does not have is missing from its table; nothing
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Facts:
         untrained: the same of the untrained encoder.
         split: which images gave the accuracy ("test" or "validation"); empty without labels.
         data: fingerprint of the images.
-        n, d: samples and dimensions behind the scores; 0 if unknown.
+        n, d: samples and dimensions behind the scores; 0 if unknown.  viewed: images behind LiDAR and alignment.
         course: the lines of metrics.jsonl of kind "monitor".
     """
 
@@ -45,6 +46,7 @@ class Facts:
     n: int
     d: int
     course: list[dict[str, Any]]
+    viewed: int = 0
 
     @property
     def name(self) -> str:
@@ -55,12 +57,22 @@ def read(path: str | Path) -> Facts:
     """The facts of a run that was trained to its end.
 
     Raises:
-        RunError: no run there, or one that is not finished; the message says how to finish it.
+        RunError: no run there, one that is not finished, or one with a damaged judgement; the message says what to do.
     """
     run = RunDir.open(path)
     found = _json(run.evaluation)
     if not found:
         raise RunError(f"{run.path} is not finished (no evaluation.json); 'siamscope resume {run.path}' goes on")
+    recipe = run.recipe()
+    try:
+        return _facts(run, recipe, found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{run.evaluation} cannot be read ({error!r}); 'siamscope resume {run.path}' judges the run again"
+        ) from error
+
+
+def _facts(run: RunDir, recipe: Recipe, found: dict[str, Any]) -> Facts:
     about = _json(run.environment)
     lines = read_jsonl(run.metrics) if run.metrics.is_file() else []
     course = [line for line in lines if line.get("kind") == "monitor"]
@@ -72,11 +84,11 @@ def read(path: str | Path) -> Facts:
     sample = found.get("scored", {})
     return Facts(
         run=run.path,
-        recipe=run.recipe(),
+        recipe=recipe,
         steps=max((int(line["step"]) for line in lines if line.get("kind") == "step"), default=0),
         scores=scores,
-        accuracy=_accuracy(found, "trained"),
-        untrained=_accuracy(found, "untrained"),
+        accuracy=accuracy(found, "trained"),
+        untrained=accuracy(found, "untrained"),
         split=str(found["split"]) if found.get("labels") else "",
         data=str(about.get("data_fingerprint", "")),
         data_name=str(about.get("data", "")),
@@ -84,14 +96,17 @@ def read(path: str | Path) -> Facts:
         n=int(sample.get("n", 0)),
         d=int(sample.get("d", 0)),
         course=course,
+        viewed=int(sample.get("views", {}).get("images", 0)),
     )
 
 
-def _accuracy(found: dict[str, Any], encoder: str) -> dict[str, float]:
-    if not found.get("labels"):
+def accuracy(judged: Mapping[str, Any], encoder: str) -> dict[str, float]:
+    """`knn` and, where it was fitted, `linear` of the trained or untrained encoder, or of raw_pixels; empty without
+    labels. `judged`: what evaluation.json holds."""
+    if not judged.get("labels"):
         return {}
-    out = {"knn": float(found["knn"][encoder][str(found["k"])])}
-    probe = found.get("probe", {}).get(encoder)
+    out = {"knn": float(judged["knn"][encoder][str(judged["k"])])}
+    probe = judged.get("probe", {}).get(encoder)
     return out | ({"linear": float(probe["top1"])} if probe else {})
 
 

@@ -26,6 +26,7 @@ SCORES = (*DIRECTIONS, "twonn")
 ACCURACIES = ("linear", "knn")
 SHORT = {"width": "network.width", "backbone": "network.backbone", "method": "method.name", "size": "order.subset"}
 """Names for people of fields that runs are grouped by."""
+ADVICE = "--allow-mixed {name} lets it pass"
 _SILENT = ("data.cache_dir", "data.workers", "train.device", "train.threads", "train.checkpoint_minutes")
 _ABOUT = ("run", "method", "data", "split", "health", "n", "d", "validation")
 
@@ -53,6 +54,7 @@ class Member:
     health: str = ""
     n: int = 0
     d: int = 0
+    viewed: int = 0
     fields: dict[str, Any] = field(default_factory=dict)
 
     def value(self, name: str) -> float:
@@ -61,24 +63,45 @@ class Member:
 
 
 def read(paths: Sequence[Path]) -> tuple[list[Member], list[str]]:
-    """All runs at these paths, each once, in their order; and notes on what was left out.
+    """All runs at these paths, each once, then the lines of tables; and notes on what was left out.
 
+    Every line of a table is a run of its own, whatever names repeat.
     A run that is named must be finished; those in a folder that are not (stopped, diverged) are left out with a note.
 
     Raises:
-        RunError: nothing there, no run there, a run that is not finished, or a table that cannot be read.
+        RunError: nothing there, no run there, a run that is not finished, a table that cannot be read, or a run that is
+            given and also named in a table.
     """
     if not paths:
         raise RunError("name at least one run directory, a folder with runs, or a table of runs (CSV or JSON)")
-    out: dict[str, Member] = {}
+    runs: dict[Path, Member] = {}
+    lines: list[Member] = []
     unread: list[str] = []
+    tables = {path.resolve(): path for path in paths if path.is_file()}
     for path in paths:
-        for member in _table(path) if path.is_file() else _runs(path, unread):
-            out.setdefault(member.name, member)
-    notes = [f"left out, since not finished: {listed(unread)}"] if unread else []
-    members = list(out.values())
+        if not path.is_file():
+            for member in _runs(path, unread):
+                runs.setdefault(Path(member.name).resolve(), member)
+    for path in tables.values():
+        lines += _table(path)
+    twice = [member.name for member in runs.values() if member.name in {line.name for line in lines}]
+    if twice:
+        raise RunError(f"given as runs and named in a table too: {listed(twice)}; leave the runs or the table out")
+    notes = [f"left out, since not finished: {listed(list(dict.fromkeys(unread)))}"] if unread else []
+    members = [*runs.values(), *_numbered(lines)]
     reference = losses_by_method(members)
     return [derived(member, reference) for member in members], notes
+
+
+def _numbered(lines: Sequence[Member]) -> list[Member]:
+    """The lines of tables, those with a name that an earlier one has with a number behind it."""
+    seen: Counter[str] = Counter()
+    out = []
+    for line in lines:
+        seen[line.name] += 1
+        count = seen[line.name]
+        out.append(line if count == 1 else replace(line, name=f"{line.name} ({count})"))
+    return out
 
 
 def _runs(path: Path, unread: list[str]) -> list[Member]:
@@ -137,6 +160,7 @@ def of_run(run: Facts) -> Member:
         health=run.health,
         n=run.n,
         d=run.d,
+        viewed=run.viewed,
         fields=flat(run.recipe),
     )
 
@@ -166,16 +190,21 @@ def losses_by_method(members: Sequence[Member]) -> dict[str, tuple[float, float]
     return out
 
 
+def relative_auc(auc: float, d: int) -> float:
+    """AUC between what a flat spectrum of d values has, (d + 1) / 2d, and 1: 0 is flat and 1 is rank one, at any d."""
+    least = (d + 1) / (2 * d) if d > 1 else math.nan
+    return (auc - least) / (1 - least)
+
+
 def derived(member: Member, losses: Mapping[str, Sequence[float]]) -> Member:
     """A member with two more scores, for runs of unlike widths and unlike methods.
 
-    auc_relative: AUC on the scale from its least value at that d, (d + 1) / 2d, to 1: 0 for a flat spectrum, 1 for rank
-    one. loss_in_method: the loss less the mean over the method's runs, in their deviations (`losses`).
+    auc_relative: `relative_auc`. loss_in_method: the loss less the mean over the method's runs, in their deviations
+    (`losses`).
     """
     more = {}
     if member.d >= 2 and "auc_sigma" in member.scores:
-        least = (member.d + 1) / (2 * member.d)
-        more["auc_relative"] = (member.scores["auc_sigma"] - least) / (1 - least)
+        more["auc_relative"] = relative_auc(member.scores["auc_sigma"], member.d)
     if member.method in losses and "loss" in member.scores:
         mean, deviation = losses[member.method]
         more["loss_in_method"] = (member.scores["loss"] - mean) / deviation
@@ -215,11 +244,16 @@ def _of_row(row: Mapping[str, Any], path: Path, number: int) -> Member:
     others = {str(name): _plain(value) for name, value in row.items() if name not in (*SCORES, *_ABOUT)}
     n, d = (int(_number(row[name], path, number, name)) if _given(row.get(name)) else 0 for name in ("n", "d"))
     known = row.get("validation")
+    validation = _number(known, path, number, "validation") if _given(known) else math.nan
+    accuracy = {name: float(value) for name, value in others.items() if isinstance(value, float)}
+    for name in ACCURACIES:
+        _fraction(accuracy.get(name, math.nan), path, number, name)
+    _fraction(validation, path, number, "validation")
     return Member(
         name=str(row.get("run") or f"{path}, line {number}"),
         scores=scores,
-        accuracy={name: float(value) for name, value in others.items() if isinstance(value, float)},
-        validation=_number(known, path, number, "validation") if _given(known) else math.nan,
+        accuracy=accuracy,
+        validation=validation,
         method=method,
         data=data,
         data_name=data,
@@ -245,6 +279,12 @@ def _number(value: Any, path: Path, number: int, name: str) -> float:
     return found
 
 
+def _fraction(value: float, path: Path, number: int, name: str) -> None:
+    """Refuse an accuracy in percent; NaN is an unknown one."""
+    if value < 0 or value > 1:
+        raise RunError(f"{path}, line {number}: {name} must be a fraction from 0 to 1, not {value:g} (percent?)")
+
+
 def _plain(value: Any) -> Any:
     """A number as a float, everything else as text."""
     try:
@@ -257,27 +297,36 @@ def _plain(value: Any) -> Any:
 
 
 def group_of(member: Member, by: str) -> str:
-    """What a run is grouped by: `architecture` (backbone and width), a name of `SHORT`, `d`, or a dotted field.
+    """What a run is grouped by: `architecture` (backbone and width, or which of them is known; empty if neither is), a
+    name of `SHORT`, `d`, or a dotted field.
 
     Raises:
         RunError: it has no such field.
     """
     if by == "d":
         return str(member.d)
-    if by == "architecture" and "network.backbone" in member.fields:
-        return f"{member.fields['network.backbone']} x {member.fields['network.width']:g}"
-    for name in (SHORT.get(by, by), by):
-        if name in member.fields:
-            value = member.fields[name]
-            return f"{value:g}" if isinstance(value, float) else str(value)
+    if by == "architecture" and by not in member.fields:
+        return " x ".join(word for word in (_field(member, name) for name in ("backbone", "width")) if word)
+    found = _field(member, by)
+    if found is not None:
+        return found
     raise RunError(f"{member.name} has no field {by!r} to group by; a run has width, backbone, method, train.seed, ...")
+
+
+def _field(member: Member, name: str) -> str | None:
+    """A field by its dotted or its short name, in words; None if there is none."""
+    for key in (SHORT.get(name, name), name):
+        if key in member.fields:
+            value = member.fields[key]
+            return f"{value:g}" if isinstance(value, float) else str(value)
+    return None
 
 
 def check_alike(
     members: Sequence[Member],
     scores: Sequence[str],
     allowed: Sequence[str] = (),
-    advice: str = "--allow-mixed {name} lets it pass",
+    advice: str = ADVICE,
 ) -> list[str]:
     """What must be the same in all runs whose scores and accuracies are compared; notes on what was let through.
 
@@ -307,10 +356,21 @@ def check_alike(
             raise RunError(f"{what} differ: {odd}; {why} ({advice.format(name=name)})")
         if odd:
             notes.append(f"{what} differ: {odd}")
+    unknown = [member.name for member in members if not member.data]
+    if unknown:
+        notes.append(f"images of {len(unknown)} runs are unknown ({listed(unknown)}): they may not be the same")
     odd = _odd([member for member in members if member.n], lambda m: m.n)
     if odd:
         notes.append(f"numbers of images behind the scores differ: {odd}; scores of few images are biased")
-    return notes
+    return notes + capped(members, scores)
+
+
+def capped(members: Sequence[Member], scores: Sequence[str]) -> list[str]:
+    """A note where LiDAR is used and was taken of so few images that their number bounds it, not the features."""
+    few = [member.name for member in members if 0 < member.viewed <= member.d]
+    if not few or "lidar" not in scores:
+        return []
+    return [f"lidar is of no more images than features ({listed(few)}): it is at most their number less one"]
 
 
 def _odd(members: Sequence[Member], of: Callable[[Member], Any]) -> str:

@@ -18,14 +18,17 @@ from siamscope.workflow.features import Encode, Split, of_views
 
 SCORED = 10_000
 """Validation images at most."""
+SPECTRUM = 4096
+"""Dimensions at most for which the judgement holds the singular values themselves."""
 VIEWS, VIEWED = 8, 256
-"""Views of each of so many of these images, for LiDAR and alignment: 2,048 passes."""
+"""Views of each of so many of these images, for LiDAR and alignment: 2,048 passes, and more for wide features."""
 
 
 def of_encoders(
     encoders: Mapping[str, nn.Module], encode: Encode, dataset: Dataset, specs: Sequence[ViewSpec], seed: int
 ) -> dict[str, Any]:
-    """`scores` of the trained and `scores_untrained` of the untrained encoder, and `scored`: what they were taken of.
+    """`scores` of the trained and `scores_untrained` of the untrained encoder, and `scored`: what they were taken of;
+    `spectrum`: the singular values of the trained encoder's centred features, to six digits.
 
     Pooled features in eval mode, of whole validation images without augmentation (LiDAR and alignment: of random views
     by `specs`); nothing where there is one image only.
@@ -34,8 +37,9 @@ def of_encoders(
     if len(part) < 2:
         return {}
     features = {name: encode(encoder, part) for name, encoder in encoders.items()}
-    views = {name: of_views(encoder, encode, [part], specs, VIEWS, VIEWED, seed) for name, encoder in encoders.items()}
     n, d = features["trained"].shape
+    viewed = max(VIEWED, 2 * d)  # LiDAR of m images is at most m - 1, whatever the features are
+    views = {name: of_views(encoder, encode, [part], specs, VIEWS, viewed, seed) for name, encoder in encoders.items()}
     about = {
         "n": n,
         "d": d,
@@ -53,7 +57,16 @@ def of_encoders(
         "scores": scores(features["trained"], views["trained"]),
         "scores_untrained": scores(features["untrained"], views["untrained"]),
         "scored": about,
-    }
+    } | ({"spectrum": found} if d <= SPECTRUM and (found := singular_values(features["trained"])) else {})
+
+
+def singular_values(features: Tensor) -> list[float]:
+    """(d,) of the centred features (N, d), falling, to six digits; none for features with NaN or infinity."""
+    try:
+        centred, _ = moments(features).spectra()
+    except collapse.CollapseError:
+        return []
+    return [float(f"{value:.6g}") for value in centred.singular_values]
 
 
 def scores(features: Tensor, views: Tensor) -> dict[str, float]:

@@ -68,7 +68,7 @@ def test_bad_input(args, says, capsys):
 
 def test_unknown_paper(capsys):
     assert cli.run(["reproduce", "directpredd"]) == 2
-    assert "unknown paper 'directpredd' (known: directpred)" in capsys.readouterr().err
+    assert "unknown paper 'directpredd' (known: directpred, collapse)" in capsys.readouterr().err
 
 
 def test_seconds_run_without_data_and_tables_are_said_to_need_it(capsys, tmp_path):

@@ -93,6 +93,21 @@ def test_spectra_end_where_they_must(facts):
     assert cev.lines[0].get_linestyle() != cev.lines[2].get_linestyle()
 
 
+def test_a_part_of_the_spectrum_is_not_summed_and_that_is_said(facts):
+    for item in facts["lines"]:
+        item["spectrum"].pop("cev", None)
+    *_, ratio, cev = study_figure.draw(facts).axes
+    assert len(ratio.lines) == 3 and not cev.lines
+    assert [text.get_text() for text in cev.texts] == ["not every singular value is known"]
+
+
+def test_the_page_says_of_which_images_the_spectra_are(facts):
+    assert "The spectra are of" not in study.page(facts, b"")  # of studies that did not write it
+    for item, of in zip(facts["lines"], ("these", "those", "these"), strict=False):
+        item["spectrum"]["of"] = of
+    assert "The spectra are of these or those." in study.page(facts, b"")
+
+
 def test_names_instead_of_images(facts):
     facts["across"] = "order"
     axes = study_figure.draw(facts).axes[0]

@@ -17,7 +17,7 @@ def recipe(method="simsiam", width=1.0, lr=0.1, weight_decay=5e-4):
 
 def run(
     path, *, auc=0.8, loss=-0.9, linear=0.7, knn=0.6, validation=0.65, scores=None, data="abc", split="test", n=5000,
-    d=64, health="healthy", labels=True, course=None, finished=True, **settings,
+    d=64, health="healthy", labels=True, course=None, finished=True, viewed=0, **settings,
 ):  # fmt: skip
     """Write a run and return its path. scores: beside AUC.  course: monitor lines, instead of one at the end."""
     path.mkdir(parents=True)
@@ -39,6 +39,8 @@ def run(
         )
     if auc is not None:
         found |= {"scores": {"auc_sigma": auc} | (scores or {}), "scored": {"n": n, "d": d}}
+    if viewed:
+        found["scored"]["views"] = {"images": viewed, "per_image": 8}
     if finished:
         (path / "evaluation.json").write_text(json.dumps(found))
     return path

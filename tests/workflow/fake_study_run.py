@@ -53,6 +53,8 @@ evaluation = {
     "split": "test", "scores": {"auc_sigma": auc, "effective_rank": 9.0},
     "scores_untrained": {"auc_sigma": 0.9}, "scored": {"n": 100, "d": recipe["network"]["features"] or 64},
 }  # fmt: skip
+if recipe["network"]["width"] >= 1:  # a run of a version that keeps the spectrum of the judgement
+    evaluation["spectrum"] = [3.0, 2.0, 1.0]
 if evaluation["labels"]:
     evaluation["knn"] = {"trained": {"20": accuracy}, "untrained": {"20": 0.3}, "raw_pixels": {"20": 0.2}}
     evaluation["probe"] = {name: {"top1": top} for name, top in (("trained", accuracy + 0.1), ("untrained", 0.4))}

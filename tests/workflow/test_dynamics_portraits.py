@@ -17,7 +17,7 @@ from siamscope.cli import run as cli
 from siamscope.dynamics import DynamicsError, Modes, sweeps
 from siamscope.report.errors import ReportError
 from siamscope.workflow.dynamics import alignment, modes, portrait, sweep, threshold
-from siamscope.workflow.dynamics.figures import check_folder
+from siamscope.workflow.writing import check_folder
 
 ROOT = Path(__file__).parents[2]
 

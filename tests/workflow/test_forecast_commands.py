@@ -19,12 +19,12 @@ WIDTHS = (0.5, 1.0)
 
 
 def fleet(folder, noise=0.005, seed=0, **changes):
-    """16 runs whose linear accuracy is 1.4 - 0.8 AUC - 0.1 loss, and k-NN accuracy that of another line."""
+    """16 runs whose linear accuracy is 1.3 - 0.8 AUC - 0.1 loss, and k-NN accuracy that of another line."""
     rng = np.random.default_rng(seed)
     for i in range(16):
         auc, loss = rng.uniform(0.6, 0.9), rng.uniform(-0.95, -0.8)
         fabricated.run(
-            folder / f"run-{i:02d}", auc=auc, loss=loss, linear=1.4 - 0.8 * auc - 0.1 * loss + noise * rng.normal(),
+            folder / f"run-{i:02d}", auc=auc, loss=loss, linear=1.3 - 0.8 * auc - 0.1 * loss + noise * rng.normal(),
             knn=1.0 - 0.5 * auc, method=METHODS[i % 2], width=WIDTHS[i // 2 % 2], **changes,
         )  # fmt: skip
     return folder
@@ -115,18 +115,18 @@ def test_a_table_gives_what_the_runs_give(fitted, tmp_path, capsys):
 
 def test_apply(fitted, tmp_path, capsys):
     out, _ = fitted
-    near = fabricated.run(tmp_path / "near", auc=0.75, loss=-0.88, linear=0.888)
+    near = fabricated.run(tmp_path / "near", auc=0.75, loss=-0.88, linear=0.788)
     far = fabricated.run(tmp_path / "far", auc=0.97, loss=-0.88, labels=False)
     code, text, _ = command(capsys, "forecast", "apply", out, near, far)
     assert code == 0
     line = next(line for line in text.splitlines() if str(near) in line)
-    assert re.search(r" 8[89]\.\d %   \[8\d\.\d, \d\d\.\d\] +88\.8 %$", line)
+    assert re.search(r" 7[89]\.\d %   \[7\d\.\d, \d\d\.\d\] +78\.8 %$", line)
     assert "refused: auc_sigma 0.97 lies outside the fit's" in text
     code, _, err = command(capsys, "forecast", "apply", out, far, "--strict")
     assert code == 2 and "1 of 1 runs are outside" in err
     code, text, _ = command(capsys, "forecast", "apply", out, near, far, "--json")
     rows = json.loads(text)["runs"]
-    assert rows[0]["low"] < 0.888 < rows[0]["high"] and rows[1]["expected"] is None and rows[1]["refused"]
+    assert rows[0]["low"] < 0.788 < rows[0]["high"] and rows[1]["expected"] is None and rows[1]["refused"]
 
 
 def test_apply_says_how_right_it_was(fitted, tmp_path, capsys):
@@ -284,3 +284,74 @@ def test_torch_is_not_imported(tmp_path):
         f"assert run(['select', {str(tmp_path / 'runs')!r}]) == 0\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def rows(path, header, count=12):
+    """A table of runs whose accuracy follows AUC and loss; `header`: columns beside them and what they hold by row."""
+    rng = np.random.default_rng(3)
+    lines = [",".join(["auc_sigma", "loss", "linear", *header])]
+    for i in range(count):
+        auc, loss = rng.uniform(0.6, 0.9), rng.uniform(-0.95, -0.8)
+        lines.append(",".join(map(str, [auc, loss, 1.3 - 0.8 * auc - 0.1 * loss, *(of(i) for of in header.values())])))
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "groups"),
+    [
+        ({"width": lambda i: (0.5, 1)[i % 2]}, ["0.5", "1"]),
+        ({"backbone": lambda i: "ab"[i % 2], "width": lambda i: 2}, ["a x 2", "b x 2"]),
+        ({"network.backbone": lambda i: "ab"[i % 2]}, ["a", "b"]),
+        ({"architecture": lambda i: "ab"[i % 2], "width": lambda i: i}, ["a", "b"]),
+        ({}, []),
+    ],
+)
+def test_a_table_is_grouped_by_what_it_knows_of_the_architecture(tmp_path, capsys, header, groups):
+    table = rows(tmp_path / "runs.csv", header)
+    code, text, _ = command(capsys, "forecast", "fit", table, "--out", tmp_path / "f.json", "--json")
+    found = json.loads(text)
+    assert code == 0 and [group["group"] for group in found["groups"]] == groups
+    assert any("no backbone and no width" in note for note in found["notes"]) == (not groups)
+    assert any("images of 12 runs are unknown" in note for note in found["notes"])
+
+
+def test_every_line_of_a_table_counts_whatever_its_name(fitted, tmp_path, capsys):
+    table = rows(tmp_path / "runs.csv", {"run": lambda i: "same"})
+    other = rows(tmp_path / "more.csv", {"run": lambda i: "same"}, 3)
+    words = ("--out", tmp_path / "f.json", "--json")
+    _, text, _ = command(capsys, "forecast", "fit", table, table, other, *words)  # the first one counts once
+    assert json.loads(text)["context"]["runs"] == 15
+    names = [row["run"] for row in json.loads((tmp_path / "f.json").read_text())["runs"]]
+    assert len(set(names)) == 15 and names[:2] == ["same", "same (2)"]
+    runs = fitted[0].parent / "runs"
+    _, text, _ = command(capsys, "forecast", "fit", runs, runs / "run-00", runs / ".." / "runs", *words)
+    assert json.loads(text)["context"]["runs"] == 16
+    twice = rows(tmp_path / "twice.csv", {"run": lambda i: runs / "run-00"}, 1)
+    code, _, err = command(capsys, "forecast", "fit", runs, twice, "--out", tmp_path / "f.json")
+    assert code == 2 and "named in a table too" in err
+
+
+@pytest.mark.parametrize("name", ["linear", "knn", "validation"])
+def test_percent_are_refused(tmp_path, capsys, name):
+    (tmp_path / "runs.csv").write_text(f"auc_sigma,loss,{name}\n.7,1,52.64\n")
+    code, _, err = command(capsys, "forecast", "fit", tmp_path / "runs.csv", "--out", tmp_path / "f.json")
+    assert code == 2 and f"{name} must be a fraction from 0 to 1, not 52.64" in err
+
+
+@pytest.mark.parametrize("spoil", [lambda found: found.pop("knn"), lambda found: found["probe"].update(trained=[1])])
+def test_a_damaged_judgement_is_named(tmp_path, capsys, spoil):
+    run = fabricated.run(tmp_path / "run")
+    found = json.loads((run / "evaluation.json").read_text())
+    spoil(found)
+    (run / "evaluation.json").write_text(json.dumps(found))
+    code, _, err = command(capsys, "forecast", "fit", run, "--out", tmp_path / "f.json")
+    assert code == 2 and "cannot be read" in err and f"'siamscope resume {run}'" in err
+
+
+def test_what_is_not_compared_is_said(tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    table.write_text("auc_sigma,linear\n" + "\n".join(f"{0.6 + 0.02 * i},{0.7 - 0.03 * i}" for i in range(8)))
+    words = ("forecast", "fit", table, "--out", tmp_path / "f.json", "--features", "auc")
+    code, text, _ = command(capsys, *words)
+    assert code == 0 and "not compared with loss, " in text

@@ -44,7 +44,7 @@ def grid(tmp_path):
 
 def test_the_grid_of_the_reference(grid, capsys):
     """Acceptance row 19."""
-    code, found, _ = select(capsys, grid)
+    code, found, _ = select(capsys, grid, "--by", "auc")
     (group,) = found["groups"]
     assert code == 0 and found["by"] == "auc_sigma" and group["chosen"].endswith("/0")
     lost = group["regret"]
@@ -95,6 +95,14 @@ def test_other_scores(tmp_path, capsys):
         for rule in ("rankme", "lidar", "alpha_req", "effective_rank")
     }
     assert chosen == {"rankme": "a", "lidar": "b", "alpha_req": "b", "effective_rank": "a"}
+
+
+def test_lidar_of_too_few_images_is_said(tmp_path, capsys):
+    for i, viewed in enumerate((64, 128)):
+        fabricated.run(tmp_path / f"{i}", scores={"lidar": 20.0 + i}, viewed=viewed)
+    notes = {rule: select(capsys, tmp_path, "--by", rule)[1]["notes"] for rule in ("lidar", "auc")}
+    (said,) = [note for note in notes["lidar"] if "no more images than features" in note]
+    assert f"({tmp_path / '0'})" in said and notes["auc"] == []
 
 
 def test_methods_and_dimensions_do_not_compete(tmp_path, capsys):
@@ -227,3 +235,43 @@ def test_a_table(tmp_path, capsys):
     _, found, _ = select(capsys, table)
     assert found["chosen"] == ["b"] and found["groups"][0]["regret"]["n"] == 2
     assert found["groups"][0]["candidates"][0]["fields"]["lr"] == 0.1
+
+
+def test_what_has_learnt_least_is_not_chosen_without_a_word(tmp_path, capsys):
+    for i in range(6):  # the least AUC has the highest loss
+        fabricated.run(tmp_path / f"{i}", auc=0.6 + 0.03 * i, loss=-0.3 - 0.1 * i, linear=0.3 + 0.1 * i)
+    _, found, _ = select(capsys, tmp_path, "--by", "auc")
+    assert found["chosen"][0].endswith("0")
+    (said,) = [note for note in found["notes"] if "prefers candidates with a high loss" in note]
+    assert "(rank correlation -1.00)" in said and "--by auc+loss" in said
+    _, found, _ = select(capsys, tmp_path)
+    assert found["by"] == "auc_sigma+loss" and not any("high loss" in note for note in found["notes"])
+
+
+def test_auc_alone_where_losses_do_not_compare(tmp_path, capsys):
+    table = tmp_path / "runs.csv"
+    table.write_text("run,auc_sigma\na,.9\nb,.7\n")
+    _, found, _ = select(capsys, table)
+    assert found["by"] == "auc_sigma" and found["chosen"] == ["b"]
+    assert any("auc_sigma alone chooses" in note for note in found["notes"])
+    code, _, err = select(capsys, table, "--by", "rankme+loss")
+    assert code == 2 and "none of these runs has rankme" in err
+
+
+@pytest.mark.parametrize("word", ["collapse", "complete collapse"])
+def test_both_words_for_collapse_are_understood(tmp_path, capsys, word):
+    table = tmp_path / "runs.csv"
+    table.write_text(f"run,auc_sigma,loss,health\ndead,.5,-1,{word}\nb,.7,2,partial collapse\nc,.8,3,healthy\n")
+    assert select(capsys, table)[1]["chosen"] == ["b"]
+
+
+def test_a_forecast_of_other_images_advises_what_select_can_do(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        auc, loss = rng.uniform(0.6, 0.9), rng.uniform(-0.95, -0.7)
+        fabricated.run(tmp_path / "fit" / f"{i}", auc=auc, loss=loss, linear=0.2 + 0.5 * auc + 0.01 * rng.normal())
+        fabricated.run(tmp_path / "new" / f"{i}", auc=auc, loss=loss, data="others")
+    assert cli.run(["forecast", "fit", str(tmp_path / "fit"), "--out", str(tmp_path / "f.json")]) == 0
+    capsys.readouterr()
+    code, _, err = select(capsys, tmp_path / "new", "--forecast", tmp_path / "f.json")
+    assert code == 2 and "images differ" in err and "--allow-mixed" not in err and "choose by --by" in err

@@ -131,7 +131,11 @@ def test_the_size_study(fakes, tmp_path):
     assert small["spectrum"] == {
         "place": [1, 2, 3, 4], "sigma": [2, 1, 0.5, 0.25], "ratio": [1, 0.5, 0.25, 0.125],
         "cev": pytest.approx([8 / 15, 12 / 15, 14 / 15, 1], abs=1e-4),
+        "of": "the monitor's sample at the last measurement",
     }  # fmt: skip
+    judged = found["resnet8-w1-s1"]["spectrum"]
+    assert judged["sigma"] == [3, 2, 1] and judged["of"] == "the images that AUC is of"
+    assert judged["cev"] == pytest.approx([1 / 2, 5 / 6, 1], abs=1e-4)
     recipe = RunDir(out / "runs" / "resnet8-w1-s0.1" / "seed-2").recipe()
     assert (recipe.order, recipe.network.width, recipe.train.seed) == (OrderConfig("last", subset=0.1), 1, 2)
     steps = {RunDir(path).recipe().train.steps for path in (out / "runs").glob("*/seed-*") if path.is_dir()}

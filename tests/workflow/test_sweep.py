@@ -481,6 +481,13 @@ def test_the_choice_and_its_cost_by_hand(small):
     assert table.saved(rows, 40) == pytest.approx(0.75 / 4)
 
 
+def test_a_sweep_without_the_alarm_stays_without(small):
+    off, on = small(monitor={"watch": -1}), small(monitor={"watch": 5})
+    assert drive._watched(off, "collapse") == off and drive._watched(on, "none") == on
+    assert drive._watched(on, "collapse").monitor.on_collapse == "stop"
+    recipes.validate(drive._watched(off, "collapse"))
+
+
 def test_a_score_that_prefers_what_has_learnt_least_is_warned_of(small):
     goal = objective("auc", None, small(), [RATES])
 

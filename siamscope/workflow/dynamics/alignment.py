@@ -13,7 +13,7 @@ from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.alignment import Study, asymmetries, commutators, followings, peaks
 from siamscope.report.dynamics_alignment import Alignment, Peaks, write_alignment
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
+from siamscope.workflow.writing import check_folder, told
 
 MOST_CURVES = 5
 MOST_WORK = 3_000_000

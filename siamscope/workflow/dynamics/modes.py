@@ -11,7 +11,7 @@ from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.courses import Courses, FlowLine, courses, flow_line
 from siamscope.report.dynamics_modes import write_modes
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
+from siamscope.workflow.writing import check_folder, told
 
 MOST_CURVES = 5
 

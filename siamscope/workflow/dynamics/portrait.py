@@ -18,7 +18,7 @@ from siamscope.dynamics.weights import WeightPlane, balanced_run, weight_planes
 from siamscope.report.dynamics_portrait import write_portraits
 from siamscope.report.dynamics_weights import write_planes
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
+from siamscope.workflow.writing import check_folder, told
 
 MOST_PANELS = 12
 STARTS = ((-0.45, 0.46), (-0.42, 0.05), (0.06, 0.04), (0.3, 0.46), (0.97, 0.03))

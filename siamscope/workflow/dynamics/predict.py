@@ -19,9 +19,9 @@ from siamscope.training.progress import Reporter, Silent, reporter
 from siamscope.workflow.answer import Answer
 from siamscope.workflow.dynamics import deep, linear
 from siamscope.workflow.dynamics import predict_text as words
-from siamscope.workflow.dynamics.figures import check_folder
 from siamscope.workflow.dynamics.units import PredictError, Units, units
 from siamscope.workflow.gradients_embed import Images
+from siamscope.workflow.writing import check_folder
 
 BATCH = 512
 TABLES = ("modes", "course")

@@ -13,7 +13,7 @@ from siamscope.dynamics import DynamicsError, Modes
 from siamscope.dynamics.sweeps import PARAMETERS, Parameter, Setting, Starts, Sweep, sweep
 from siamscope.report.dynamics_sweep import write_sweeps
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
+from siamscope.workflow.writing import check_folder, told
 
 _RANGES: dict[Parameter, tuple[float, float, bool]] = {  # as shares of the limit for eta; True: logarithmic
     "eta": (0.0, 1.2, False),

@@ -12,7 +12,7 @@ from siamscope.dynamics import DynamicsError, largest_decay, largest_noise
 from siamscope.dynamics.thresholds import Predictor, Spectrum, StartSizes, Survivors, spectrum, start_sizes, survivors
 from siamscope.report.dynamics_threshold import predictor_name, write_threshold
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
+from siamscope.workflow.writing import check_folder, told
 
 
 @dataclass(frozen=True)

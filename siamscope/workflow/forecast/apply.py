@@ -64,14 +64,20 @@ def run(options: Options) -> Answer:
     return Answer(json.dumps(finite(facts), allow_nan=False) if options.json else _text(facts, forecaster, context))
 
 
-def suited(members: Sequence[Member], forecaster: Forecaster, context: Context, allowed: Sequence[str]) -> list[str]:
-    """Notes on runs that differ from those of the fit in what a forecast can bear.
+def suited(
+    members: Sequence[Member],
+    forecaster: Forecaster,
+    context: Context,
+    allowed: Sequence[str],
+    advice: str = fleet.ADVICE,
+) -> list[str]:
+    """Notes on runs that differ from those of the fit in what a forecast can bear; `advice` as in `check_alike`.
 
     Raises:
         RunError: they differ in what it cannot bear, and `allowed` does not name that.
     """
     usual = Member("the fit", {}, data=context.data, split=context.split, d=context.d[0] if len(context.d) == 1 else 0)
-    notes = fleet.check_alike([usual, *members], tuple(forecaster.features), allowed)
+    notes = fleet.check_alike([usual, *members], tuple(forecaster.features), allowed, advice)
     strangers = sorted({member.method for member in members if member.method} - set(context.methods))
     if strangers and context.methods:
         notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +18,9 @@ from siamscope.collapse.selection import ALIASES, WITHOUT_DIMENSION
 from siamscope.report.forecast_figure import Shown, write_forecast
 from siamscope.workflow import fleet
 from siamscope.workflow.answer import Answer
-from siamscope.workflow.dynamics.figures import check_folder, told
 from siamscope.workflow.fleet import Member
 from siamscope.workflow.forecast.file import Context, ForecastError, check_out, save
+from siamscope.workflow.writing import check_folder, told
 
 CONSIDERED: tuple[tuple[str, ...], ...] = (
     (),
@@ -39,6 +39,8 @@ CONSIDERED: tuple[tuple[str, ...], ...] = (
     ("alpha_req",),
 )
 """Sets of features in the table beside the chosen one, where all runs have them."""
+
+NAMELESS = "no backbone and no width is known of these runs (--group takes another column)"
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,13 @@ def run(options: Options) -> Answer:
     groups = [fleet.group_of(member, options.group) for member in members]
     several = groups if len(set(groups)) > 1 else None
     if several is None:
-        notes.append(f"all runs have one {options.group} ({groups[0]}): no forecast across them can be judged")
+        one = f"all runs have one {options.group} ({groups[0]})" if groups[0] else NAMELESS
+        notes.append(f"{one}: no forecast across them can be judged")
     fitted = Forecaster(features, alpha=options.alpha, confidence=options.confidence, seed=options.seed)
     fitted.fit(table, y, several)
-    known = compare(table, y, _sets(features, members), several, options.alpha, options.seed)
-    notes += _verdict(fitted, known) + _unlearnt(members, options.target)
+    sets = _sets(features, members)
+    known = compare(table, y, sets, several, options.alpha, options.seed)
+    notes += _verdict(fitted, known) + _unlearnt(members, options.target) + _not_compared(sets, known, table)
     context = Context.of(members, options.target, fleet.losses_by_method(members))
     save(options.out, fitted, context, _rows(members, groups, y, fitted, features))
     shown = Shown(
@@ -217,6 +221,21 @@ def _unlearnt(members: Sequence[Member], target: str) -> list[str]:
     known = [member for member in members if target in member.untrained]
     lost = [member for member in known if member.accuracy[target] <= member.untrained[target]]
     return [f"{len(lost)} of {len(known)} runs are no better than their untrained encoders"] if lost else []
+
+
+def _not_compared(
+    sets: Sequence[tuple[str, ...]], known: Sequence[Quality], table: Mapping[str, NDArray[np.float64]]
+) -> list[str]:
+    """Which sets of scores have no line in the table of models, and why."""
+    left = [names for names in sets if names not in {item.features for item in known}]
+    missing = dict.fromkeys(name for names in left for name in names if name not in table)
+    unfit = [" + ".join(names) for names in left if not missing.keys() & set(names)]
+    notes = []
+    if missing:
+        notes.append(f"not compared with {', '.join(missing)}, which not all of these runs have")
+    if unfit:
+        notes.append(f"not compared with {', '.join(unfit)}: too few runs for it, or one value in all of them")
+    return notes
 
 
 def _coefficients(fitted: Forecaster) -> list[dict[str, Any]]:

@@ -21,10 +21,16 @@ from siamscope.workflow.answer import Answer
 from siamscope.workflow.fleet import Member
 from siamscope.workflow.forecast import apply
 from siamscope.workflow.forecast.file import Context, load
+from siamscope.workflow.preference import warning, with_loss
 from siamscope.workflow.select.course import kept, of_course
 
-COLLAPSED = "collapse"
+COLLAPSED = ("collapse", "complete collapse")
+"""What trainings and `siamscope diagnose` say of a collapsed one."""
+BEST = "auc+loss"
+TRAIN = "Compare with --by auc+loss, or train longer"
 EXPECTED = "expected accuracy"
+APART = "choose among each kind apart"
+FITTED = "a forecast of other runs than its own kind says nothing: choose by --by, or fit one on runs of this kind"
 SHOWN_FIELDS = 6
 
 
@@ -35,9 +41,10 @@ class Options:
 
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN|FOLDER|TABLE")] = ()
     """Finished runs, folders of them, or a table of runs (.csv with a header, .json)."""
-    by: str = "auc"
+    by: str = BEST
     """Rule: auc (the least), rankme, effective_rank, lidar, alpha_req (nearest to 1), loss, ..., or several as
-    auc+loss: then the mean of the ranks by each, all counting alike."""
+    auc+loss: then the mean of the ranks by each, all counting alike. auc+loss is auc where there are no losses, or
+    losses of several methods, to compare: AUC alone may choose what has learnt least."""
     forecast: Path | None = None
     """Choose by the accuracy that this file of 'siamscope forecast fit' expects, instead of --by."""
     across: str = ""
@@ -58,6 +65,7 @@ class Choice:
     chosen: int | None
     regret: Regret | None
     target: str
+    rule: str
 
 
 def run(options: Options) -> Answer:
@@ -68,11 +76,17 @@ def run(options: Options) -> Answer:
     """
     across = _across(options.across)
     members, notes, single = _candidates(options.runs)
-    notes += fleet.check_alike(members, (), advice="choose among each kind apart")
+    notes += fleet.check_alike(members, (), advice=APART)
     fitted = load(options.forecast) if options.forecast else None
-    rule = EXPECTED if fitted else _rule(options.by, members, across)
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(_group(member, across), []).append(member)
+    rule = EXPECTED if fitted else _rule(options.by, list(groups.values()))
     if fitted:
-        notes += apply.suited(members, *fitted, ())
+        notes += apply.suited(members, *fitted, (), FITTED)
+    elif parts(options.by) == parts(BEST) and "loss" not in parts(rule):
+        notes.append(f"{rule} alone chooses: there are no losses, or of several methods, which do not compare")
+    notes += fleet.capped(members, rule.split("+"))
     if "method" in across and len({member.method for member in members}) > 1:
         notes.append("methods are mixed: scores, and losses above all, differ among methods whatever the accuracy")
     if "d" in across and len({member.d for member in members}) > 1:
@@ -81,14 +95,12 @@ def run(options: Options) -> Answer:
             for name in ([] if fitted else parts(rule))
             if name not in WITHOUT_DIMENSION
         ]
-    groups: dict[str, list[Member]] = {}
-    for member in members:
-        groups.setdefault(_group(member, across), []).append(member)
     choices = [_choose(name, group, rule, fitted, options.target) for name, group in groups.items()]
     if len(choices) > 1:
         notes.append(
             f"{len(choices)} groups have a winner each, since they do not compare (--across d, --across method)"
         )
+    notes += dict.fromkeys(word for word in map(_against, choices) if word)
     if not fitted and {"loss", "alignment"}.issuperset(parts(rule)):
         notes.append(f"a collapsed run may have the best {rule}; choose by auc+loss")
     told = [_facts(choice, rule) for choice in choices]
@@ -121,10 +133,14 @@ def _across(text: str) -> tuple[str, ...]:
     return names
 
 
-def _rule(by: str, members: Sequence[Member], across: Sequence[str]) -> str:
-    """The rule by canonical names; AUC relative to its range where dimensions are mixed."""
+def _rule(by: str, groups: Sequence[Sequence[Member]]) -> str:
+    """The rule by canonical names; AUC relative to its range where dimensions are mixed, and alone without losses."""
     names = parts(by)
-    if "d" in across and len({member.d for member in members}) > 1:
+    known = all(any("loss" in member.scores for member in group) for group in groups)
+    several = any(len({member.method for member in group}) > 1 for group in groups)
+    if names == parts(BEST) and (several or not known):
+        names = parts("auc")
+    if any(len({member.d for member in group}) > 1 for group in groups):
         names = tuple("auc_relative" if name == "auc_sigma" else name for name in names)
     return "+".join(names)
 
@@ -142,7 +158,7 @@ def _choose(
     """The candidate for which most speaks among those that are not collapsed."""
     if fitted:
         preference = np.array([item.value for item in apply.expected(members, *fitted)])
-        collapsed = [member.health == COLLAPSED for member in members]
+        collapsed = [member.health in COLLAPSED for member in members]
         preference = np.where(collapsed, math.nan, preference)
     else:
         preference = _preference(members, rule)
@@ -153,16 +169,22 @@ def _choose(
     other_images = {member.split for member in members} != {"validation"}
     validation = [member.validation for member in members] if other_images else None
     lost = regret(preference, accuracy, chosen, validation) if chosen is not None else None
-    return Choice(name, members, preference, chosen, lost, target)
+    return Choice(name, members, preference, chosen, lost, target, rule)
 
 
 def _preference(members: Sequence[Member], rule: str) -> NDArray[np.float64]:
     """(n,) what the rule says of those that are not collapsed, NaN of the others."""
-    competing = [member.health != COLLAPSED for member in members]
+    competing = [member.health not in COLLAPSED for member in members]
     if not any(competing):
         return np.full(len(members), math.nan)
     values = {name: np.array([member.value(name) for member in members]) for name in parts(rule)}
     return rank_sum({name: np.where(competing, column, math.nan) for name, column in values.items()}, rule)
+
+
+def _against(choice: Choice) -> str:
+    """The warning that the choice prefers what has learnt least, or nothing."""
+    found = with_loss(choice.preference.tolist(), [member.value("loss") for member in choice.members])
+    return warning(choice.rule, "candidates", found, TRAIN)
 
 
 def _facts(choice: Choice, rule: str) -> dict[str, Any]:

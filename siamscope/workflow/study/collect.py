@@ -13,19 +13,17 @@ from siamscope.recipe import digest
 from siamscope.rundir import RunError
 from siamscope.workflow import facts
 from siamscope.workflow.compare_table import mean_sd
+from siamscope.workflow.fleet import relative_auc
 from siamscope.workflow.jobs import Run, outcome
 from siamscope.workflow.study.plan import Line
 
 Record = dict[str, Any]
 
+JUDGED = "the images that AUC is of"
+MEASURED = "the monitor's sample at the last measurement"
+"""Of which images a spectrum is."""
 ALWAYS = ("auc_sigma", "auc_relative", "effective_rank", "loss", "knn", "linear")
 """Figures that every table has."""
-
-
-def relative_auc(auc: float, d: int) -> float:
-    """AUC between what a flat spectrum of d values has, (d + 1) / 2d, and 1: 0 is flat and 1 is rank one, at any d."""
-    least = (d + 1) / (2 * d)
-    return (auc - least) / (1 - least) if d > 1 else float("nan")
 
 
 def collect(run: Run, line: Line, fingerprint: str) -> Record:
@@ -56,31 +54,27 @@ def figures(run: Run, fingerprint: str) -> Record:
     if "auc_sigma" in known.scores:
         scores["auc_relative"] = relative_auc(known.scores["auc_sigma"], known.d)
     judged = json.loads(run.dir.evaluation.read_text(encoding="utf-8"))
-    raw = {name: _accuracy(judged, name, "raw_pixels") for name in ("knn", "linear")}
+    raw = facts.accuracy(judged, "raw_pixels")
     untrained = {"auc_sigma": judged.get("scores_untrained", {}).get("auc_sigma"), **known.untrained}
     return {
         "method": known.recipe.method.name, "recipe": digest(known.recipe), "steps": known.steps, "d": known.d,
         "n_scored": known.n, "split": known.split, "health": known.health, "scores": scores,
         "accuracy": known.accuracy, "untrained": untrained, "raw_pixels": raw,
-        "spectrum": _spectrum(known.course),
+        "spectrum": _spectrum(judged, known.course),
     }  # fmt: skip
 
 
-def _accuracy(judged: Mapping[str, Any], name: str, encoder: str) -> float | None:
-    if not judged.get("labels"):
-        return None
-    if name == "knn":
-        value = judged["knn"].get(encoder, {}).get(str(judged["k"]))
-    else:
-        value = judged.get("probe", {}).get(encoder, {}).get("top1")
-    return None if value is None else float(value)
+def _spectrum(judged: Mapping[str, Any], course: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Singular values of the features with their 1-based places, and `of`: whose they are.
 
-
-def _spectrum(course: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Singular values of the features at the last measurement, with their 1-based places."""
-    values = course[-1].get("spectrum_features", []) if course else []
-    places = course[-1].get("spectrum_features_index") if course else None
-    return {"sigma": list(values), "place": places or list(range(1, len(values) + 1))}
+    Those of the judgement, which AUC is of; of runs of older versions those of the last measurement in training, of
+    which wide features have a part.
+    """
+    values, places, of = judged.get("spectrum", []), None, JUDGED
+    if not values and course:
+        values, places = course[-1].get("spectrum_features", []), course[-1].get("spectrum_features_index")
+        of = MEASURED
+    return {"sigma": list(values), "place": places or list(range(1, len(values) + 1)), "of": of}
 
 
 # ------------------------------------------------------------------------------------------ over seeds
@@ -111,14 +105,15 @@ def summary(line: Line, records: Sequence[Record], seeds: int) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _mean_spectrum(records: Sequence[Record]) -> dict[str, list[float]]:
+def _mean_spectrum(records: Sequence[Record]) -> dict[str, Any]:
     """Mean over the runs of sigma, of sigma / sigma_1 and of the explained share, for runs of one dimension."""
     places = [record["spectrum"]["place"] for record in records]
     if not places or not places[0] or any(other != places[0] for other in places):
         return {}
     sigma = np.array([record["spectrum"]["sigma"] for record in records], dtype=np.float64)
     first, whole = sigma[:, :1], sigma.sum(axis=1, keepdims=True)
-    out = {"place": [float(place) for place in places[0]], "sigma": _short(sigma.mean(axis=0))}
+    out: dict[str, Any] = {"place": [float(place) for place in places[0]], "sigma": _short(sigma.mean(axis=0))}
+    out["of"] = ", ".join(dict.fromkeys(record["spectrum"].get("of", MEASURED) for record in records))
     if (first > 0).all():
         out["ratio"] = _short((sigma / first).mean(axis=0))
         if len(places[0]) == places[0][-1]:  # every value is there, so that they can be summed

@@ -7,14 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from siamscope.report.study import COLUMNS
 from siamscope.workflow.compare_table import spread
-
-COLUMNS = (
-    ("AUC", "auc_sigma", 1.0, 3), ("relative AUC", "auc_relative", 1.0, 3),
-    ("effective rank", "effective_rank", 1.0, 1), ("k-NN %", "knn", 100.0, 1), ("linear %", "linear", 100.0, 1),
-    ("loss", "loss", 1.0, 3),
-)  # fmt: skip
-"""Title, figure, factor and decimals of the table's columns."""
 
 
 def markdown(facts: Mapping[str, Any]) -> str:

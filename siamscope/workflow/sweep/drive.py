@@ -259,7 +259,7 @@ class Driver:
 
 
 def _watched(recipe: Recipe, prune: Prune) -> Recipe:
-    """The recipe with the alarm set to end a collapsing run, unless it says more than to warn."""
-    if prune == "none" or recipe.monitor.on_collapse != "warn":
+    """The recipe with its alarm, if it has one, set to end a collapsing run, unless it says more than to warn."""
+    if prune == "none" or recipe.monitor.watch == -1 or recipe.monitor.on_collapse != "warn":
         return recipe
     return replace(recipe, monitor=replace(recipe.monitor, on_collapse="stop"))

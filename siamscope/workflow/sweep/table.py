@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from siamscope.collapse.least_squares import spearman
 from siamscope.collapse.selection import regret
+from siamscope.workflow import preference
 from siamscope.workflow.sweep.score import Objective
 from siamscope.workflow.sweep.space import Dimension, plain
 
 ACCURACIES = ("linear", "knn")
-LEAST = 5
-AGAINST = -0.5
-"""A preference that goes so far against the loss is warned of (measured: Fashion-MNIST, 200 steps of SimSiam, 11 rates
-and decays: -0.87, and the choice was the worst of all in k-NN accuracy)."""
+ADVICE = (
+    "Train longer, narrow the rates to those that learn, give --forecast, or compare with 'siamscope select OUT/trials'"
+)
 NAMES = {"linear": "linear probe", "knn": "k-NN"}
 
 
@@ -48,11 +47,11 @@ def cost(rows: Sequence[dict[str, Any]], goal: Objective, choice: dict[str, Any]
     if choice is None:
         return None
     sign = 1 if goal.direction == "maximize" else -1
-    preference = np.array([sign * row["value"] for row in done])
+    liked = np.array([sign * row["value"] for row in done])
     for name in ACCURACIES:
         accuracy = [_number(row.get("accuracy", {}).get(name)) for row in done]
         validation = [_number(row.get("validation")) for row in done]
-        found = regret(preference, accuracy, done.index(choice), validation)
+        found = regret(liked, accuracy, done.index(choice), validation)
         if found is not None and found.n == len(done):
             return {"accuracy_of": name, "split": choice.get("split", "")} | asdict(found)
     return None
@@ -63,16 +62,12 @@ def _number(value: Any) -> float:
 
 
 def with_loss(rows: Sequence[dict[str, Any]], goal: Objective) -> float:
-    """Rank correlation of the preference with a low loss over the finished trials; NaN if there are fewer than five.
-
-    Near -1 the score prefers what has learnt least: scores of a spectrum start healthy and fall as a network learns.
-    """
+    """`preference.with_loss` over the finished trials; NaN where the loss itself is the score."""
     done = [row for row in rows if row["state"] == "complete" and "loss" in row.get("scores", {})]
-    if len(done) < LEAST or goal.name == "loss":
-        return math.nan
     sign = 1 if goal.direction == "maximize" else -1
-    preference = np.array([sign * row["value"] for row in done])
-    return spearman(preference, -np.array([row["scores"]["loss"] for row in done]))
+    if goal.name == "loss":
+        return math.nan
+    return preference.with_loss([sign * row["value"] for row in done], [row["scores"]["loss"] for row in done])
 
 
 def saved(rows: Sequence[dict[str, Any]], steps: int) -> float:
@@ -131,12 +126,9 @@ def _choice(facts: Mapping[str, Any]) -> list[str]:
         f"run     {choice['path']}",
     ]
     against = facts["with_loss"]
-    if against is not None and against < AGAINST:
-        out.append(
-            f"WARNING {facts['score']} prefers trials with a high loss (rank correlation {against:.2f}): they have "
-            "learnt less, which is not better. Train longer, narrow the rates to those that learn, give --forecast, or "
-            "compare with 'siamscope select OUT/trials --by auc+loss'"
-        )
+    said = preference.warning(facts["score"], "trials", math.nan if against is None else against, ADVICE)
+    if said:
+        out.append(f"WARNING {said}")
     if found is not None:
         name = NAMES[found["accuracy_of"]]
         out.append(

@@ -93,6 +93,7 @@ def test_json_has_numbers_conventions_and_no_nan(card: Diagnosis) -> None:
     about = read["conventions"]
     assert about["siamscope"] == siamscope.__version__ and about["dtype"] == "float32"
     assert (about["center"], about["row_norm"], about["rankme_eps"]) == (True, False, 1e-7)
+    assert about["lidar_delta"] == 1e-4
     assert about["alpha_range"] == [11, 100] and about["views"] == [200, 3, D]
     assert read["scores"]["auc_sigma"]["value"] == card["auc_sigma"]
     assert read["scores"]["alpha_req"]["range"] == [0, None]
@@ -330,3 +331,8 @@ def test_a_collapsed_line_is_not_healthy() -> None:
     line = rng.normal(size=(2000, 1)) @ rng.normal(size=(1, 64)) + 1e-3 * rng.normal(size=(2000, 64))
     found = diagnose(line, interval="none")
     assert found.status == "collapse" and found["embedding_std"] > 0.7 and found.health.advice
+
+
+def test_two_rows_are_no_verdict() -> None:
+    assert diagnose(np.random.default_rng(0).normal(size=(2, 64))).status == "too few samples"
+    assert diagnose(np.ones((2, 64))).status == "complete collapse"

@@ -70,6 +70,8 @@ def test_judgement_holds_scores_of_trained_and_untrained_and_facts_reads_them(ru
     assert {"auc_sigma", "rankme", "lidar", "alignment", "uniformity", "embedding_std"} <= set(found["scores"])
     assert (found["scored"]["n"], found["scored"]["d"], found["scored"]["split"]) == (64, 32, "validation")
     assert found["scored"]["views"] == {"images": 64, "per_image": 8}
+    assert (found["scored"]["rankme_eps"], found["scored"]["alpha_range"]) == (1e-7, [11, 100])
+    assert found["scored"]["lidar_delta"] == 1e-4 and len(found["scored"]["transform_hash"]) == 16
     read = facts.read(run)
     assert (read.n, read.d) == (64, 32)
     assert read.scores["auc_sigma"] == found["scores"]["auc_sigma"]

@@ -222,7 +222,7 @@ class CollapseMonitor:
         ]
         found = state["watching"]
         severities = tuple(found["severities"])
-        alarm = {key: tuple(value) if isinstance(value, list) else value for key, value in found["alarm"].items()}
+        alarm: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["alarm"].items()}
         recent = tuple(self._looks[len(self._looks) - len(severities) :])
         self._watching = Watching(recent, severities, Alarm(**alarm))
 

@@ -207,7 +207,7 @@ class CovarianceState:
             raise CollapseError(TOO_LARGE)
         scatter = scatter if center else moment
         if self.is_point(rounding):
-            squares = _of_a_point(mean, self.n, self.d, center)
+            squares: npt.ArrayLike = _of_a_point(mean, self.n, self.d, center)
         else:
             squares = np.linalg.eigvalsh((scatter + scatter.T) / 2)
         return _spectrum(squares, self.n, self.d, center, row_norm, mean)

@@ -20,7 +20,7 @@ from siamscope.collapse.diagnose import diagnose
 from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.forecast import Expected, Forecaster
 from siamscope.collapse.forecast_quality import Quality
-from siamscope.collapse.geometry import coherence, self_cluster, uniformity, view_alignment
+from siamscope.collapse.geometry import coherence, self_cluster, uniformity, view_alignment, views_alignment
 from siamscope.collapse.health import Health, Vitals, assess, measure
 from siamscope.collapse.intervals import Interval
 from siamscope.collapse.intrinsic import TwoNN, clid_learnability, intrinsic_dimension, twonn
@@ -106,4 +106,5 @@ __all__ = [
     "twonn",
     "uniformity",
     "view_alignment",
+    "views_alignment",
 ]

@@ -17,6 +17,7 @@ Float64: TypeAlias = NDArray[np.float64]
 
 _CHUNK_ENTRIES = 1 << 20  # 8 MiB in float64: near the cache; several times faster than going over all rows at once
 _BLOCK_CHUNKS = 16
+_DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
 
 def is_tensor(x: object) -> bool:
@@ -57,10 +58,24 @@ def is_finite(x: Array) -> bool:
 
 
 def require_matrix(x: Array, what: str) -> None:
-    """Raise CollapseError unless `x` has two axes and at least one column."""
-    shape = tuple(getattr(x, "shape", ()))
+    """Raise CollapseError unless `x` is an array or tensor of real numbers with two axes and at least one column."""
+    require_numbers(x, what)
+    shape = tuple(x.shape)
     if len(shape) != 2 or shape[1] < 1:
         raise CollapseError(f"{what} has shape {shape}; expected (N, d), one row per image and d >= 1.")
+
+
+def require_numbers(x: Array, what: str) -> None:
+    """Raise CollapseError unless `x` is an array or tensor of real numbers, none of them masked."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise CollapseError(
+            f"{what} is of type {type(x).__name__}; expected an array or tensor (N, d), as numpy.asarray(...) makes it."
+        )
+    kind = "c" if "complex" in str(x.dtype) else getattr(x.dtype, "kind", "f")
+    if kind in "cOSUMm":
+        raise CollapseError(f"{what} holds entries of type {x.dtype}; expected real numbers.")
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise CollapseError(f"{what} has masked entries; leave those rows out, or fill them.")
 
 
 def require_finite(x: Array, what: str) -> None:
@@ -70,6 +85,18 @@ def require_finite(x: Array, what: str) -> None:
             f"{what} holds NaN or infinite entries, so it has no spectrum; "
             "look for a diverged loss or an overflow in half precision."
         )
+
+
+def number_format(rows: Array) -> tuple[str, float]:
+    """Name of the rows' number format, and half the gap between 1 and the next number in it; 0 for whole numbers."""
+    name = str(rows.dtype).removeprefix("torch.")
+    return name, rounding_of(name)
+
+
+def rounding_of(name: str) -> float:
+    """Half the gap between 1 and the next number in the number format of this name; 0 for whole numbers."""
+    digits = _DIGITS.get(name, 0)
+    return 2.0**-digits if digits else 0.0
 
 
 def in_blocks(x: Array) -> Iterator[Array]:

@@ -10,6 +10,7 @@ from siamscope.collapse.baseline import Baseline
 from siamscope.collapse.definitions import DEFINITIONS, Definition
 from siamscope.collapse.health import Health, Vitals
 from siamscope.collapse.intervals import Interval
+from siamscope.collapse.lidar import DELTA
 from siamscope.collapse.moments import Conventions
 from siamscope.collapse.spectrum import Spectrum
 
@@ -118,6 +119,7 @@ class Diagnosis:
                 "row_norm": self.row_norm,
                 "rankme_eps": self.conventions.eps,
                 "alpha_range": list(self.conventions.alpha_range),
+                "lidar_delta": DELTA,
                 "dtype": self.dtype,
                 "computed_in": "float64",
                 "seed": self.seed,

@@ -47,6 +47,10 @@ class Definition:
     slow: bool = False
 
 
+ALIASES = {"auc": "auc_sigma", "erank": "effective_rank", "alpha": "alpha_req", "std": "embedding_std"}
+"""Short names of scores, for people."""
+
+
 def _area(n: int, d: int) -> tuple[float, float]:
     return (d + 1) / (2 * d), 1.0
 

@@ -1,6 +1,5 @@
 """From features to a `Diagnosis`: which scores can be had, their values, intervals and flags."""
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,20 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from siamscope.collapse import baseline, geometry, intervals, intrinsic
-from siamscope.collapse.arrays import Array, to_float64, unit_rows
+from siamscope.collapse.arrays import Array, require_matrix, require_numbers, to_float64, unit_rows
 from siamscope.collapse.card import Diagnosis, Score
 from siamscope.collapse.definitions import DEFINITIONS
 from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.health import SAMPLES_PER_DIMENSION, Vitals, assess
-from siamscope.collapse.lidar import lidar
+from siamscope.collapse.lidar import WHAT, lidar
 from siamscope.collapse.moments import DEFAULT, SPECTRAL, Conventions, Moments, moment_scores, moments, spectral_score
 from siamscope.collapse.scores import auc, effective_rank
 from siamscope.collapse.spectral import alpha_req, dead_directions
-from siamscope.collapse.spectrum import Spectrum, TooFewSamples
+from siamscope.collapse.spectrum import Spectrum, TooFewSamples, one_point
 
 IntervalBy: TypeAlias = Literal["jackknife", "bootstrap", "none"]
 
-LIDAR_DELTA = 1e-4
 COARSE = 1e-4
 """Rounding of the features' number format, as a share of their spread, that is worth a note."""
 _TOLERANCE = 1e-9  # relative: what the last digits may add to a bound
@@ -67,6 +65,8 @@ def diagnose(
     if interval not in get_args(IntervalBy):
         raise CollapseError(f"interval={interval!r}: choose one of {', '.join(get_args(IntervalBy))}.")
     rows = features if hasattr(features, "shape") else None
+    if rows is not None:
+        require_matrix(rows, "the feature matrix")
     names = _wanted(only, slow, rows is not None, views is not None)
     state = features if isinstance(features, Moments) else moments(features, row_norm=row_norm)
     if state.row_norm != row_norm:
@@ -87,7 +87,10 @@ def diagnose(
         estimate = intervals.jackknife if interval == "jackknife" else intervals.bootstrap
         given = estimate(rows, statistics, state, groups=groups, level=level, seed=seed)
         found = {name: replace(score, interval=given.get(name)) for name, score in found.items()}
-    found |= _of_views(views, names, level if interval != "none" else None, seed)
+    if views is not None and _one_view(views, state.d):
+        found |= {name: _at_a_point(name) for name in names if DEFINITIONS[name].needs == "views"}
+    else:
+        found |= _of_views(views, names, level if interval != "none" else None, seed)
     shape = None if views is None else tuple(int(k) for k in views.shape)
     centred, uncentred = spectra
     vitals = _vitals(state, centred, point)
@@ -95,7 +98,7 @@ def diagnose(
     return Diagnosis(
         n=state.n,
         d=state.d,
-        scores={name: _bounded(found[name], state, shape) for name in DEFINITIONS if name in found},
+        scores={name: _bounded(found[name], state, shape, conventions) for name in DEFINITIONS if name in found},
         spectrum=centred if conventions.center else uncentred,
         dead_columns=tuple(np.flatnonzero(state.variances() == 0).tolist()),
         dead_directions=dead_directions(centred),
@@ -127,6 +130,14 @@ def _wanted(only: Sequence[str] | None, slow: bool, rows: bool, views: bool) -> 
         if missing[DEFINITIONS[name].needs]:
             raise CollapseError(f"{name} needs {missing[DEFINITIONS[name].needs]}.")
     return [name for name in DEFINITIONS if name in only]
+
+
+def _one_view(views: Array, d: int) -> bool:
+    """Whether all views of all images are one point. Raises CollapseError on NaN, infinity or a wrong shape."""
+    require_numbers(views, WHAT)
+    if len(views.shape) != 3 or views.shape[2] != d:
+        raise CollapseError(f"{WHAT} have shape {tuple(views.shape)}; expected (images, views, {d}), as the features.")
+    return one_point(views.reshape(-1, d), WHAT)
 
 
 def _at_a_point(name: str) -> Score:
@@ -164,12 +175,17 @@ def _of_rows(rows: Array, names: Sequence[str], seed: int, state: Moments) -> di
     """The scores that look at the rows again."""
     if rows is None or not any(DEFINITIONS[name].needs == "features" for name in names):
         return {}
-    x = unit_rows(to_float64(rows)) if state.row_norm else rows
+    unit = state.row_norm
+
+    def drawn(most: int) -> Array:
+        """As many rows as the score looks at."""
+        return unit_rows(to_float64(geometry.sample_rows(rows, most, seed))) if unit else rows
+
     ways: dict[str, Callable[[], float]] = {
-        "coherence": lambda: geometry.coherence(x, moment=state.second_moment()),
-        "uniformity": lambda: geometry.uniformity(x, seed=seed),
-        "twonn": lambda: intrinsic.twonn(x, seed=seed),
-        "clid_learnability": lambda: intrinsic.clid_learnability(x, seed=seed),
+        "coherence": lambda: geometry.coherence(rows, moment=state.second_moment(), row_norm=unit),
+        "uniformity": lambda: geometry.uniformity(rows, seed=seed),
+        "twonn": lambda: intrinsic.twonn(drawn(intrinsic.MOST), seed=seed),
+        "clid_learnability": lambda: intrinsic.clid_learnability(drawn(intrinsic.MOST), seed=seed),
     }
     return {name: _tried(name, ways[name]) for name in names if name in ways}
 
@@ -177,8 +193,8 @@ def _of_rows(rows: Array, names: Sequence[str], seed: int, state: Moments) -> di
 def _of_views(views: Array, names: Sequence[str], level: float | None, seed: int) -> dict[str, Score]:
     """The scores of views (n, q, d), with intervals over images unless `level` is None."""
     ways: dict[str, Callable[[Array], float]] = {
-        "lidar": lambda views: lidar(views, delta=LIDAR_DELTA),
-        "alignment": _alignment,
+        "lidar": lidar,
+        "alignment": geometry.views_alignment,
     }
     out = {}
     with warnings.catch_warnings():
@@ -193,15 +209,6 @@ def _of_views(views: Array, names: Sequence[str], level: float | None, seed: int
     return out
 
 
-def _alignment(views: Array) -> float:
-    """Mean over all pairs of views."""
-    pairs = itertools.combinations(range(views.shape[1]), 2)
-    found = [geometry.view_alignment(views[:, i], views[:, j]) for i, j in pairs]
-    if not found:
-        raise CollapseError("alignment needs at least 2 views of every image.")
-    return sum(found) / len(found)
-
-
 def _tried(name: str, score: Callable[[], float]) -> Score:
     try:
         return Score(name, score())
@@ -209,11 +216,12 @@ def _tried(name: str, score: Callable[[], float]) -> Score:
         return Score(name, None, flags=(str(error),))
 
 
-def _bounded(score: Score, state: Moments, views: tuple[int, ...] | None) -> Score:
+def _bounded(score: Score, state: Moments, views: tuple[int, ...] | None, how: Conventions) -> Score:
     """With its range, a flag if it is outside, and an interval that ends where the range ends."""
     about = DEFINITIONS[score.name]
     of_views = about.needs == "views" and views is not None
-    low, high = about.bounds(views[0], views[-1]) if of_views and views else about.bounds(state.n, state.d)
+    n = state.n + (about.centring == "centred" and not how.center)  # centring costs a rank
+    low, high = about.bounds(views[0], views[-1]) if of_views and views else about.bounds(n, state.d)
     score = replace(score, bounds=(low, high))
     if score.value is None:
         return score
@@ -259,6 +267,7 @@ def _notes(state: Moments, point: bool, wanted: bool, rows: bool) -> list[str]:
         out.append(f"the rows differ by no more than the rounding of {state.dtype}")
     if wanted and not rows:
         out.append("no intervals: a stream is read once")
-    elif wanted and not point and n < intervals.SAMPLES_PER_DIMENSION * d:
-        out.append(f"no intervals of the spectral scores: they need at least {intervals.SAMPLES_PER_DIMENSION} d rows")
+    elif wanted and not point and n < max(intervals.SAMPLES_PER_DIMENSION * d, 3):
+        least = f"{intervals.SAMPLES_PER_DIMENSION} d" if d > 1 else "3"
+        out.append(f"no intervals of the spectral scores: they need at least {least} rows")
     return out

@@ -5,6 +5,7 @@ of this room does; `self_cluster` leaves it out. Identical rows are complete col
 NaN and infinity raise CollapseError. Computed in float64, on the features' device.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from siamscope.collapse.arrays import (
     like,
     require_finite,
     require_matrix,
+    require_numbers,
     to_float64,
     to_numpy,
     unit_rows,
@@ -53,7 +55,7 @@ def self_cluster(features: Array) -> float:
     return (float((moment * moment).sum()) - expected) / (n * n - expected)
 
 
-def coherence(features: Array, moment: Array = None) -> float:
+def coherence(features: Array, moment: Array = None, *, row_norm: bool = False) -> float:
     """n / r max_i ||u_i||^2 for the rows u_i of the left singular vectors (n, r) of the features, r their rank.
 
     Source: Tsitsulin et al. 2023, after Candes & Recht 2009. From 1, when every row has the same weight in the column
@@ -62,6 +64,7 @@ def coherence(features: Array, moment: Array = None) -> float:
     largest count. It does not see collapse: rows that are all alike read 1, and so do rows of zeros, by convention.
     It is unstable, and its correlation with accuracy changes its sign from study to study. Not centred. Two passes over
     the features, or one with `moment`, their X^T X (d, d), where it is known (m2 + n mean mean^T of a CovarianceState).
+    `row_norm`: of the unit rows.
 
     Raises:
         CollapseError: not (N, d) with N >= 2, or NaN or infinity.
@@ -69,26 +72,26 @@ def coherence(features: Array, moment: Array = None) -> float:
     require_rows(features, 2)
     n, d = features.shape
     if n < d:
-        rows = _finite(features)
+        rows = _finite(features, row_norm=row_norm)
         values, vectors = np.linalg.eigh(to_numpy(rows @ rows.T))
         kept = _significant(values)
         return _scaled(n, int(kept.sum()), float((vectors[:, kept] ** 2).sum(1).max(initial=0.0)))
-    values, vectors = np.linalg.eigh(to_numpy(_moment(features) if moment is None else moment))
+    values, vectors = np.linalg.eigh(to_numpy(_moment(features, row_norm) if moment is None else moment))
     kept = _significant(values)
     whiten = vectors[:, kept] / np.sqrt(values[kept])
     largest = 0.0
     if kept.any():
         for chunk in in_chunks(features):
-            rows = _finite(chunk)
+            rows = _finite(chunk, row_norm=row_norm)
             u = rows @ like(whiten, rows)
             largest = max(largest, float((u * u).sum(1).max()))
     return _scaled(n, int(kept.sum()), largest)
 
 
-def _moment(features: Array) -> Array:
+def _moment(features: Array, row_norm: bool) -> Array:
     total: Array = 0.0
     for chunk in in_chunks(features):
-        rows = _finite(chunk)
+        rows = _finite(chunk, row_norm=row_norm)
         total = total + rows.T @ rows
     return total
 
@@ -159,6 +162,20 @@ def view_alignment(first: Array, second: Array, alpha: float = 2.0) -> float:
     return total / int(first.shape[0])
 
 
+def views_alignment(views: Array) -> float:
+    """Mean of `view_alignment` over all pairs of the q views of each of n images, `views` (n, q, d).
+
+    Raises:
+        CollapseError: another shape, fewer than 2 views, NaN or infinity.
+    """
+    require_numbers(views, "the views' embeddings")
+    if len(views.shape) != 3 or views.shape[1] < 2:
+        raise CollapseError(f"alignment needs at least 2 views of every image (n, q, d), not {tuple(views.shape)}.")
+    pairs = itertools.combinations(range(views.shape[1]), 2)
+    found = [view_alignment(views[:, i], views[:, j]) for i, j in pairs]
+    return sum(found) / len(found)
+
+
 def require_rows(features: Array, least: int) -> None:
     """Raise CollapseError unless `features` is (N, d) with N >= least."""
     require_matrix(features, WHAT)
@@ -176,10 +193,10 @@ def sample_rows(features: Array, most: int, seed: int) -> Array:
     return features[np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(n)[:most])]
 
 
-def _finite(rows: Array, what: str = WHAT) -> Array:
+def _finite(rows: Array, what: str = WHAT, *, row_norm: bool = False) -> Array:
     rows = to_float64(rows)
     require_finite(rows, what)
-    return rows
+    return unit_rows(rows) if row_norm else rows
 
 
 def _single(x: Array) -> Array:

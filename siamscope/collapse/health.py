@@ -27,7 +27,7 @@ from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.scores import auc, effective_rank, embedding_std
 from siamscope.collapse.spectrum import TooFewSamples, spectrum
 
-Status = Literal["healthy", "partial collapse", "collapse", "too early"]
+Status = Literal["healthy", "partial collapse", "collapse", "too early", "too few samples"]
 
 # Embedding std x sqrt(d). Measured: collapsed at most .19, healthy at least .77.
 COLLAPSED_STD = 0.3
@@ -102,6 +102,7 @@ def assess(
     - *partial collapse*: embedding std < .5, or effective rank of either < 6, or that of the features less than half of
       the untrained network's;
     - *too early*: fewer than 50 training steps, when neither verdict can be given;
+    - *too few samples*: at most 6, in as many dimensions or more: they could not show a rank of 6 if there were one;
     - *healthy* otherwise. It means: not collapsed. It does not promise accuracy.
 
     In few dimensions, or from few samples, the rank thresholds shrink with the highest possible rank m = min(d, n - 1):
@@ -128,6 +129,10 @@ def assess(
     status: Status = "healthy"
     if findings:
         status = "collapse" if any(f.complete for f in findings) else "partial collapse"
+    elif few := [v for v in (embeddings, features) if v is not None and v.n - 1 < min(v.d, LOW_RANK)]:
+        v = min(few, key=lambda v: v.n)
+        reason = f"{v.n} samples can vary along {v.n - 1} of {v.d} directions at most, which tells nothing"
+        return Health("too few samples", (reason,), (f"take at least {SAMPLES_PER_DIMENSION} samples per dimension",))
     findings.sort(key=lambda f: not f.complete)
     reasons = [f.reason for f in findings]
     if not reasons:

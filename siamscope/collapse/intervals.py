@@ -88,6 +88,8 @@ def jackknife(
 ) -> dict[str, Interval]:
     """Interval of every score of `statistics` by the delete-a-group jackknife with Student's t of K - 1 degrees.
 
+    None at all where fewer than two rows are left without a block.
+
     Args:
         features: (N, d), array, memory map or tensor.
         statistics: scores of a `Moments`.
@@ -104,6 +106,8 @@ def jackknife(
     block = dealt(ids, min(blocks, int(ids.max()) + 1), seed)
     left, sizes = [], []
     for part in _parts(features, block, whole.row_norm):
+        if whole.n - part.n < 2:
+            return {}
         left.append(dict(statistics(whole.without(part))))
         sizes.append(part.n)
     return jackknifed(dict(statistics(whole)), left, np.asarray(sizes, dtype=np.float64), level)

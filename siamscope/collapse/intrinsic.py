@@ -16,6 +16,8 @@ ROWS_A_CLUSTER = 20
 _LLOYD_STEPS = 50
 _TRIALS = 6  # candidates for every new centre, of which the best one is kept
 _ROUNDING = 1e-12  # of squared distances, when the largest entry is 1
+MOST = 5000
+"""Rows that are looked at; of more, a sample."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class TwoNN:
     duplicates: int
 
 
-def twonn(features: Array, *, most: int = 5000, seed: int = 0) -> float:
+def twonn(features: Array, *, most: int = MOST, seed: int = 0) -> float:
     """The dimension alone; see `intrinsic_dimension`."""
     return intrinsic_dimension(features, most=most, seed=seed).dimension
 
 
-def intrinsic_dimension(features: Array, *, most: int = 5000, seed: int = 0) -> TwoNN:
+def intrinsic_dimension(features: Array, *, most: int = MOST, seed: int = 0) -> TwoNN:
     """N / sum log(r2 / r1), r1 and r2 the distances of a row to its two nearest others (Facco et al. 2017, likelihood).
 
     Biased downwards, the more so the higher the dimension: uniform cubes of 2, 5 and 10 dimensions read about 2.00,
@@ -108,7 +110,7 @@ def clid_learnability(
     *,
     clusters: int | None = None,
     neighbours: int = 5,
-    most: int = 5000,
+    most: int = MOST,
     seed: int = 0,
 ) -> float:
     """Accuracy with which k-NN, from one half of the rows, predicts the k-means cluster of the other half: 0 to 1.

@@ -8,15 +8,27 @@ import warnings
 
 import numpy as np
 
-from siamscope.collapse.arrays import Array, Float64, is_tensor, require_finite, require_matrix, to_float64, to_numpy
+from siamscope.collapse.arrays import (
+    Array,
+    Float64,
+    is_tensor,
+    number_format,
+    require_finite,
+    require_matrix,
+    require_numbers,
+    to_float64,
+    to_numpy,
+)
 from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.spectrum import CovarianceState, TooFewSamples
 
 WHAT = "the views' embeddings"
+DELTA = 1e-4
+"""Added to the diagonal of Sw, as others do."""
 _CHUNK_ENTRIES = 1 << 20
 
 
-def lidar(views: Array, *, delta: float = 1e-4, eps: float = 0.0) -> float:
+def lidar(views: Array, *, delta: float = DELTA, eps: float = 0.0) -> float:
     """exp of the entropy (nats) of p, p_i = lambda_i / sum(lambda) + eps, for the eigenvalues of Sw^-1/2 Sb Sw^-1/2.
 
     Sb is the covariance of the images' mean embeddings, Sw the mean covariance of the views of one image (divisors n
@@ -27,14 +39,16 @@ def lidar(views: Array, *, delta: float = 1e-4, eps: float = 0.0) -> float:
     the score depends on the scale of embeddings whose views differ by less than about sqrt(delta). eps is added outside
     the division and to all d shares; 0 by default, with 0 log 0 = 0: then the value cannot pass its bound, whereas the
     1e-7 of others reads 64.0013 for 64 equal directions. The score can correlate negatively with accuracy for large
-    VICReg embeddings (the paper's own limitation). If all images have one mean (complete collapse), it is 1.
+    VICReg embeddings (the paper's own limitation). If all images have one mean, up to rounding (complete collapse), it
+    is 1.
 
     Raises:
         CollapseError: not (n, q, d) with n >= 2 and q >= 2, NaN or infinity, delta not above 0, or eps below 0.
     Warns:
         TooFewSamples: n - 1 < d.
     """
-    shape = tuple(getattr(views, "shape", ()))
+    require_numbers(views, WHAT)
+    shape = tuple(views.shape)
     if len(shape) != 3 or shape[2] < 1:
         raise CollapseError(f"{WHAT} have shape {shape}; expected (images, views, d), see group_views.")
     n, q, d = shape
@@ -48,7 +62,10 @@ def lidar(views: Array, *, delta: float = 1e-4, eps: float = 0.0) -> float:
             TooFewSamples,
             stacklevel=2,
         )
-    between, within = _scatters(views)
+    means, within = _scatters(views)
+    if means.is_point(number_format(views)[1]):
+        return 1.0
+    between = to_numpy(means.m2) / n
     root = np.linalg.cholesky(within + delta * np.eye(d))
     half = np.linalg.solve(root, between)
     values = np.linalg.eigvalsh(np.linalg.solve(root, half.T))[::-1]  # those of Sw^-1/2 Sb Sw^-1/2
@@ -62,8 +79,8 @@ def lidar(views: Array, *, delta: float = 1e-4, eps: float = 0.0) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _scatters(views: Array) -> tuple[Float64, Float64]:
-    """(Sb, Sw) without delta, both (d, d): in chunks of images, each measured from its own mean."""
+def _scatters(views: Array) -> tuple[CovarianceState, Float64]:
+    """The images' means, and Sw (d, d) without delta: in chunks of images, each measured from its own mean."""
     n, q, d = views.shape
     means = CovarianceState(d)
     within: Array = 0.0
@@ -76,7 +93,7 @@ def _scatters(views: Array) -> tuple[Float64, Float64]:
         rows = (shifted - offset[:, None]).reshape(-1, d)
         within = within + rows.T @ rows
         means.update(block[:, 0] + offset)
-    return to_numpy(means.m2) / n, to_numpy(within) / (n * q)
+    return means, to_numpy(within) / (n * q)
 
 
 def group_views(features: Array, group_ids: Array) -> Array:

@@ -16,7 +16,10 @@ from siamscope.collapse.arrays import (
     Float64,
     detached,
     in_blocks,
+    like,
+    number_format,
     require_matrix,
+    rounding_of,
     to_numpy,
 )
 from siamscope.collapse.errors import CollapseError
@@ -33,9 +36,6 @@ from siamscope.collapse.spectral import (
     stable_rank,
 )
 from siamscope.collapse.spectrum import CovarianceState, Spectrum, TooFewSamples, spectrum
-
-NOISE = 4.0
-"""A spread below this many roundings of the mean is no spread: an encoder's own arithmetic is off by as much."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Conventions:
 
 
 DEFAULT = Conventions()
+
+FORMATS = (
+    "bfloat16", "float16", "float32", "float64",
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+)  # fmt: skip
+"""Number formats of rows, the coarsest first; whole numbers have no rounding."""
 
 
 class Moments:
@@ -85,7 +91,7 @@ class Moments:
     def update(self, rows: Array) -> "Moments":
         """Add `rows` (B, d), array or tensor, B >= 0; CollapseError on NaN, infinity, wrong shape. Returns self."""
         require_matrix(rows, "a batch of features")
-        self._note(*_format(rows))
+        self._note(*number_format(rows))
         rows = detached(rows)
         for block in in_blocks(rows):
             if not self.row_norm:
@@ -108,7 +114,14 @@ class Moments:
         return self
 
     def all_reduce(self, reduce: Callable[[Array], Array]) -> "Moments":
-        """Replace this by the moments of all processes; see `CovarianceState.all_reduce`. Returns self."""
+        """Replace this by the moments of all processes; see `CovarianceState.all_reduce`. Returns self.
+
+        One round more than there: all processes must know the coarsest number format, also one that saw no row.
+        """
+        mine = np.asarray([float(name == self.dtype) for name in FORMATS])
+        seen = to_numpy(reduce(like(mine, self.raw.mean)))
+        self.dtype = next((name for name, count in zip(FORMATS, seen, strict=True) if count > 0), self.dtype)
+        self.rounding = rounding_of(self.dtype)
         self.raw.all_reduce(reduce)
         if not self.row_norm:
             self.unit.all_reduce(reduce)
@@ -123,12 +136,15 @@ class Moments:
         return rest
 
     def spectra(self) -> tuple[Spectrum, Spectrum]:
-        """The centred and the uncentred spectrum. Raises CollapseError for fewer than two rows."""
+        """The centred and the uncentred spectrum, exactly those of one point if `is_constant`.
+
+        Raises CollapseError for fewer than two rows.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TooFewSamples)  # whoever shows the scores says it once
             return (
-                self.raw.spectrum(center=True, row_norm=self.row_norm),
-                self.raw.spectrum(center=False, row_norm=self.row_norm),
+                self.raw.spectrum(center=True, row_norm=self.row_norm, rounding=self.rounding),
+                self.raw.spectrum(center=False, row_norm=self.row_norm, rounding=self.rounding),
             )
 
     def variances(self) -> Float64:
@@ -150,7 +166,7 @@ class Moments:
 
     def is_constant(self) -> bool:
         """Whether the rows are one point, up to the rounding of their number format: complete collapse."""
-        return NOISE * self.noise() >= 1
+        return self.raw.is_point(self.rounding)
 
     def embedding_std(self) -> float:
         """`scores.embedding_std` of all rows seen."""
@@ -275,10 +291,3 @@ def _without(whole: CovarianceState, part: CovarianceState) -> CovarianceState:
     rest.n, rest.mean = n, mean - gap * (part.n / n)
     rest.m2 = m2 - m2_part - np.outer(gap, gap) * (part.n * whole.n / n)
     return rest
-
-
-def _format(rows: Array) -> tuple[str, float]:
-    """Name of the rows' number format, and half the gap between 1 and the next number in it; 0 for whole numbers."""
-    name = str(rows.dtype).removeprefix("torch.")
-    digits = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}.get(name, 0)
-    return name, 2.0**-digits if digits else 0.0

@@ -18,17 +18,18 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy.linalg import blas
 
 from siamscope.collapse.alarm import Alarm, Limits, Look, Watching, advance
-from siamscope.collapse.arrays import Array, is_tensor, like, require_matrix, to_numpy
+from siamscope.collapse.arrays import Array, is_tensor, like, require_matrix, rounding_of, to_numpy
 from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.health import SAMPLES_PER_DIMENSION, Vitals
 from siamscope.collapse.scores import auc, effective_rank
+from siamscope.collapse.spectrum import is_point
 
 
 class CollapseWarning(UserWarning):
@@ -151,7 +152,11 @@ class CollapseMonitor:
         """
         if self.rows < 2:
             raise CollapseError(f"a spectrum needs at least 2 rows; this monitor has seen {self._weights[0]:g}.")
-        sigma = np.sqrt(np.clip(np.linalg.eigvalsh(to_numpy(self._scatter), UPLO="L")[::-1], 0, None))
+        scatter = to_numpy(self._scatter)
+        spread = math.sqrt(float(scatter.trace()) / self._weights[0])
+        sigma = np.sqrt(np.clip(np.linalg.eigvalsh(scatter, UPLO="L")[::-1], 0, None))
+        if is_point(spread, float(np.linalg.norm(to_numpy(self._mean))), rounding_of(self.dtype)):
+            sigma = np.zeros(self.d)
         mean, squares = (to_numpy(x) / self._weights[0] for x in (self._unit_sum, self._unit_squares))
         variances = (squares - mean**2) * (self.rows / (self.rows - 1))
         std = float(np.sqrt(np.clip(variances, 0, None)).mean()) * math.sqrt(self.d)
@@ -167,12 +172,11 @@ class CollapseMonitor:
         found = self.vitals()
         look = Look(step, found, _unseen(found.n, self.d))
         self._watching = advance(self._watching, look, self.limits)
-        self._looks.append(look)
+        self._looks = [*self._looks, look][-self.limits.looks :]
         return Report(step, found, self._slope(), self._watching.alarm)
 
     def _slope(self) -> float:
-        last = self._looks[-self.limits.looks :]
-        pairs = itertools.combinations(last, 2)
+        pairs = itertools.combinations(self._looks, 2)
         return float(np.median([(b.embeddings.auc - a.embeddings.auc) / (b.step - a.step) for a, b in pairs] or [0.0]))
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,6 +192,13 @@ class CollapseMonitor:
                 [look.step, v.embedding_std, v.effective_rank, v.auc, v.n]
                 for look, v in ((look, look.embeddings) for look in self._looks)
             ],
+            "watching": {
+                "severities": list(self._watching.severities),
+                "alarm": {
+                    key: list(value) if isinstance(value, tuple) else value
+                    for key, value in asdict(self._watching.alarm).items()
+                },
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,10 +216,15 @@ class CollapseMonitor:
         self._mean = mean.astype(self.dtype)
         self._scatter = np.asfortranarray(scatter.reshape(self.d, self.d), self.dtype)
         self.steps, self._weights = state["steps"], (state["weights"][0], state["weights"][1])
-        self._looks, self._watching = [], Watching()
-        for step, std, rank, area, n in state["looks"]:
-            self._looks.append(Look(step, Vitals(std, rank, area, n, self.d), _unseen(n, self.d)))
-            self._watching = advance(self._watching, self._looks[-1], self.limits)
+        self._looks = [
+            Look(step, Vitals(std, rank, area, n, self.d), _unseen(n, self.d))
+            for step, std, rank, area, n in state["looks"]
+        ]
+        found = state["watching"]
+        severities = tuple(found["severities"])
+        alarm: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["alarm"].items()}
+        recent = tuple(self._looks[len(self._looks) - len(severities) :])
+        self._watching = Watching(recent, severities, Alarm(**alarm))
 
 
 def _decayed(scatter: Array, keep: float, centred: Array, gap: Array) -> Array:
@@ -231,6 +247,12 @@ def _unseen(n: int, d: int) -> Vitals:
     return Vitals(1.0, float(d), (d + 1) / (2 * d), n, d)
 
 
+def _agreed(trainer: Any, stop: bool) -> bool:
+    """Whether any process wants to stop, where the trainer can ask them; all of them report at the same steps."""
+    ask = getattr(getattr(trainer, "strategy", None), "reduce_boolean_decision", None)
+    return bool(ask(stop, all=False)) if ask else stop
+
+
 class CollapseCallback:
     """A `CollapseMonitor` under the names of Lightning's hooks; no part of Lightning is imported.
 
@@ -241,6 +263,8 @@ class CollapseCallback:
 
     and return {"loss": loss, "embeddings": z.detach()} from `training_step`. Figures go to `pl_module.log_dict` if the
     module has it, a change of the alarm for the worse becomes a CollapseWarning, and the state travels in checkpoints.
+    With several processes each watches its own share of every batch and may warn alone; they stop together as soon as
+    one has an alarm, and the checkpoint holds what its writer has seen.
 
     Args:
         d: dimensions of the embeddings.
@@ -278,7 +302,7 @@ class CollapseCallback:
         order = ("quiet", "suspect", "alarm")
         if order.index(self.last.alarm.state) > order.index(before):
             warnings.warn(str(self.last.alarm), CollapseWarning, stacklevel=2)
-        if self.stop and self.last.alarm.state == "alarm":
+        if self.stop and _agreed(trainer, self.last.alarm.state == "alarm"):
             trainer.should_stop = True
 
     def _found(self, outputs: Any, batch: Any, pl_module: Any) -> Array:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siamscope.collapse.arrays import Float64
+from siamscope.collapse.definitions import ALIASES as ALIASES
 from siamscope.collapse.errors import CollapseError
 from siamscope.collapse.least_squares import ranks, spearman
 
@@ -31,7 +32,6 @@ DIRECTIONS: dict[str, int] = {
     "clid_learnability": 1,
     "embedding_std": 1,
     "self_cluster": -1,
-    "coherence": -1,
     "pseudo_condition": 1,
     "uniformity": -1,
     "alignment": -1,
@@ -40,7 +40,7 @@ DIRECTIONS: dict[str, int] = {
     "alpha_req": 0,
 }
 """1: more is better; -1: less is better; 0: best near 1 (alpha-ReQ: its authors' claim). The intrinsic dimension
-(twonn) is not here: which way is better is not agreed."""
+(twonn) and the coherence are not here: which way is better is not agreed, or changes from study to study."""
 
 WITHOUT_DIMENSION = frozenset(
     {
@@ -55,8 +55,6 @@ WITHOUT_DIMENSION = frozenset(
     }
 )
 """Scores that may be compared across dimensions of the features; the others may only at one dimension."""
-
-ALIASES = {"auc": "auc_sigma", "erank": "effective_rank", "alpha": "alpha_req"}
 
 
 def parts(by: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Singular values of a feature matrix, in one call or as a stream that can be merged across processes."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from siamscope.collapse.arrays import (
     in_chunks,
     is_finite,
     like,
+    number_format,
     require_finite,
     require_matrix,
     scratch,
@@ -30,6 +32,10 @@ NOT_FINITE = (
     "look for a diverged loss or an overflow in half precision."
 )
 TOO_LARGE = "the features hold numbers too large to square and add up; scale them down."
+TOO_SMALL = "the features differ by numbers too small to square; scale them up."
+TINY = float(np.finfo(np.float64).tiny)
+NOISE = 4.0
+"""A spread below this many roundings of the mean is no spread: an encoder's own arithmetic is off by as much."""
 
 
 class TooFewSamples(UserWarning):
@@ -129,6 +135,8 @@ class CovarianceState:
                 m2 = m2 + shifted.T @ shifted
         if not is_finite(offset):  # as every NaN or infinity makes it; cheaper than to look at all entries
             raise CollapseError(NOT_FINITE)
+        if float(m2.trace()) < TINY and float(abs(offset).max() + abs(shifted).max()) > 0:
+            raise CollapseError(TOO_SMALL)
         n = block.shape[0]
         self._add(n, like(origin, self.mean), like(offset, self.mean) / n, like(m2, self.m2))
 
@@ -179,8 +187,13 @@ class CovarianceState:
         self.mean, self.n = mean, round(total)
         return self
 
-    def spectrum(self, *, center: bool = True, row_norm: bool = False) -> Spectrum:
-        """Spectrum of all rows seen.
+    def is_point(self, rounding: float) -> bool:
+        """Whether all rows seen are one point, up to the relative `rounding` of their number format."""
+        spread = math.sqrt(max(float(self.m2.trace()), 0.0) / max(self.n, 1))
+        return is_point(spread, float(np.linalg.norm(to_numpy(self.mean))), rounding)
+
+    def spectrum(self, *, center: bool = True, row_norm: bool = False, rounding: float = 0.0) -> Spectrum:
+        """Spectrum of all rows seen; exactly that of one point, if they are one up to `rounding`: see `is_point`.
 
         `row_norm` only records that the caller normalised the rows. Raises CollapseError when fewer than two rows were
         seen; warns TooFewSamples when there are fewer rows than dimensions.
@@ -193,8 +206,45 @@ class CovarianceState:
         if not is_finite(moment):
             raise CollapseError(TOO_LARGE)
         scatter = scatter if center else moment
-        squares = np.linalg.eigvalsh((scatter + scatter.T) / 2)
+        if self.is_point(rounding):
+            squares: npt.ArrayLike = _of_a_point(mean, self.n, self.d, center)
+        else:
+            squares = np.linalg.eigvalsh((scatter + scatter.T) / 2)
         return _spectrum(squares, self.n, self.d, center, row_norm, mean)
+
+
+def is_point(spread: float, offset: float, rounding: float) -> bool:
+    """Whether rows are one point: complete collapse, up to the rounding of their number format.
+
+    `spread`: root mean square of their distances from their mean, whose length is `offset`.
+    """
+    return spread <= NOISE * rounding * offset
+
+
+def one_point(rows: Array, what: str) -> bool:
+    """`is_point` of `rows` (N, d), array or tensor, in O(d) memory. Raises CollapseError on NaN or infinity."""
+    origin: Array = None
+    total: Array = 0.0
+    squares = 0.0
+    for chunk in in_chunks(detached(rows)):
+        x = to_float64(chunk)
+        require_finite(x, what)
+        origin = x[0] * 1 if origin is None else origin
+        x = x - origin
+        total, squares = total + x.sum(0), squares + float((x * x).sum())
+    n = int(rows.shape[0])
+    if n == 0:
+        return False
+    mean = to_numpy(total) / n
+    spread = math.sqrt(max(squares / n - float(mean @ mean), 0.0))
+    return is_point(spread, float(np.linalg.norm(to_numpy(origin) + mean)), number_format(rows)[1])
+
+
+def _of_a_point(mean: Float64, n: int, d: int, center: bool) -> Float64:
+    """Ascending eigenvalues of the scatter of n rows that are all the mean."""
+    squares = np.zeros(d)
+    squares[-1] = 0.0 if center else n * float(mean @ mean)
+    return squares
 
 
 def _spectrum(squares: npt.ArrayLike, n: int, d: int, center: bool, row_norm: bool, mean: Float64) -> Spectrum:
@@ -221,6 +271,8 @@ def spectrum(features: Array, *, center: bool = True, row_norm: bool = False) ->
 
     Args:
         features: one row per image. The paper takes the backbone's pooled output in eval mode, without augmentation.
+            Rows that differ by no more than the rounding of their number format are one point: then no direction has
+            any spread.
         center: subtract the column mean (the paper does; RankMe does not).
         row_norm: divide each row by its L2 norm first (the paper's released values do not); a zero row stays zero.
 
@@ -234,7 +286,7 @@ def spectrum(features: Array, *, center: bool = True, row_norm: bool = False) ->
         return _spectrum_of_few(features, center, row_norm)
     state = CovarianceState(features.shape[1])
     state.update(features, unit=row_norm)
-    return state.spectrum(center=center, row_norm=row_norm)
+    return state.spectrum(center=center, row_norm=row_norm, rounding=number_format(features)[1])
 
 
 def _spectrum_of_few(features: Array, center: bool, row_norm: bool) -> Spectrum:
@@ -245,5 +297,12 @@ def _spectrum_of_few(features: Array, center: bool, row_norm: bool) -> Spectrum:
     shifted = rows - rows[0]
     offset = shifted.mean(0)
     mean = to_numpy(rows[0] + offset)
-    rows = shifted - offset if center else rows
-    return _spectrum(np.linalg.eigvalsh(to_numpy(rows @ rows.T)), len(rows), rows.shape[1], center, row_norm, mean)
+    n, d = rows.shape
+    centred = shifted - offset
+    total = float((centred * centred).sum())
+    if total < TINY and float(abs(centred).max()) > 0:
+        raise CollapseError(TOO_SMALL)
+    if is_point(math.sqrt(total / n), float(np.linalg.norm(mean)), number_format(features)[1]):
+        return _spectrum(_of_a_point(mean, n, d, center), n, d, center, row_norm, mean)
+    rows = centred if center else rows
+    return _spectrum(np.linalg.eigvalsh(to_numpy(rows @ rows.T)), n, d, center, row_norm, mean)

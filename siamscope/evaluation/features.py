@@ -1,7 +1,9 @@
 """Frozen features of a data set: what every evaluation starts from."""
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,7 +67,7 @@ def extract(
             if features.ndim != 2 or features.shape[0] != len(indices):
                 raise EvaluationError(
                     f"the encoder gave shape {tuple(features.shape)} for {len(indices)} images; expected (B, d). "
-                    "Pool and flatten its output first."
+                    "Pool and flatten its output first, as siamscope.evaluation.pooled does."
                 )
             if out is None:
                 out = torch.empty(n, features.shape[1], dtype=torch.float32)
@@ -88,3 +90,70 @@ def _forward(
     if not isinstance(features, Tensor):
         raise EvaluationError(f"the encoder returned {type(features).__name__}; expected one tensor (B, d).")
     return features
+
+
+class Pooled(nn.Module):
+    """Features (B, d) of any module, made of a layer's output: what `extract` wants of an encoder.
+
+    An output (B, C, H, W) is averaged over places, (B, T, C) over tokens (or its first token is taken); (B, d) stays.
+    """
+
+    def __init__(
+        self, module: nn.Module, layer: str | None = None, *, tokens: Literal["mean", "first"] = "mean"
+    ) -> None:
+        """See `pooled`."""
+        super().__init__()
+        if tokens not in ("mean", "first"):
+            raise EvaluationError(f"tokens={tokens!r}: choose 'mean' or 'first' (the class token).")
+        self.module, self.layer, self.tokens = module, layer, tokens
+        if layer is not None and layer not in dict(module.named_modules()):
+            near = difflib.get_close_matches(layer, [name for name, _ in module.named_modules()], n=3, cutoff=0.3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise EvaluationError(f"there is no layer {layer!r} in {type(module).__name__}{hint}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to features."""
+        if self.layer is None:
+            return self._pool(self.module(x))
+        seen: list[Any] = []
+        hook = self.module.get_submodule(self.layer).register_forward_hook(lambda _, __, out: seen.append(out))
+        try:
+            self.module(x)
+        finally:
+            hook.remove()
+        if not seen:
+            raise EvaluationError(f"layer {self.layer!r} was not run.")
+        return self._pool(seen[-1])
+
+    def _pool(self, found: Any) -> Tensor:
+        if isinstance(found, tuple | list) and found:  # blocks of some transformers: hidden states and more
+            found = found[0]
+        if not isinstance(found, Tensor) or not 2 <= found.ndim <= 4:
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise EvaluationError(
+                f"layer {self.layer or 'the last'} gave {what}; expected (B, d), (B, T, C) or (B, C, H, W)."
+            )
+        if found.ndim == 4:
+            return found.mean((2, 3))
+        if found.ndim == 3:
+            return found[:, 0] if self.tokens == "first" else found.mean(1)
+        return found
+
+
+def pooled(module: nn.Module, layer: str | None = None, *, tokens: Literal["mean", "first"] = "mean") -> Pooled:
+    """`module` as an encoder that gives the pooled output of `layer`, a name of `named_modules`; by default the last's.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    >>> pooled(net, "1")(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 8])
+
+    Args:
+        module: maps images (B, ...) to anything. Its parameters are shared, not copied; the hook is there during a call
+            only.
+        layer: whose output is taken.
+        tokens: of (B, T, C), the mean over tokens or the first.
+
+    Raises:
+        EvaluationError: no such layer; when called, one that was not run, or gave another shape.
+    """
+    return Pooled(module, layer, tokens=tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +56,12 @@ class Encode:
 
     def _clean(self, images: Tensor) -> Tensor:
         return views.eval_view(images, self.size, self.norm.mean, self.norm.std)
+
+
+def transform_hash(size: int, norm: Normalisation) -> str:
+    """Hash of what is done to an image before the network sees it."""
+    facts = {"view": "eval_view", "size": size, "mean": list(norm.mean), "std": list(norm.std)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @torch.inference_mode()

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 import siamscope
 from siamscope import collapse
+from siamscope.collapse.geometry import views_alignment
+from siamscope.collapse.lidar import DELTA
 from siamscope.collapse.moments import moment_scores, moments
+from siamscope.collapse.spectral import ALPHA_RANGE, RANKME_EPS
 from siamscope.data import Dataset
 from siamscope.views.policies import ViewSpec
-from siamscope.workflow.features import Encode, Split, of_views
+from siamscope.workflow.features import Encode, Split, of_views, transform_hash
 
 SCORED = 10_000
 """Validation images at most."""
@@ -46,6 +49,10 @@ def of_encoders(
         "split": "validation",
         "center": True,
         "row_norm": False,
+        "rankme_eps": RANKME_EPS,
+        "alpha_range": list(ALPHA_RANGE),
+        "lidar_delta": DELTA,
+        "transform_hash": transform_hash(encode.size, encode.norm),
         "layer": "backbone, after pooling",
         "augmented": False,
         "views": {"images": len(views["trained"]), "per_image": VIEWS},
@@ -80,7 +87,7 @@ def scores(features: Tensor, views: Tensor) -> dict[str, float]:
             found = moment_scores(moments(features)) | {
                 "uniformity": collapse.uniformity(features),
                 "lidar": collapse.lidar(views),
-                "alignment": collapse.view_alignment(views[:, 0], views[:, 1]),
+                "alignment": views_alignment(views),
             }
         except collapse.CollapseError:
             return {}

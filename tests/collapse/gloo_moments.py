@@ -33,5 +33,11 @@ if __name__ == "__main__":
             state.update(rows)
         state.all_reduce(total)
         found[name] = {"n": state.n, "dtype": state.dtype, "scores": moment_scores(state)}
+    point = (3 + 3e-7 * torch.randn(200, 8, generator=torch.Generator().manual_seed(0))).float()
+    state = Moments(8, reference=point)
+    if rank == 0:
+        state.update(point)
+    state.all_reduce(total)
+    found["point"] = {"dtype": state.dtype, "constant": state.is_constant(), "spread": float(state.variances().sum())}
     out.with_suffix(f".{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from siamscope.collapse import DEFINITIONS, CollapseError, Conventions, Diagnosi
 
 D = 40
 SLOW = {"twonn", "clid_learnability", "lidar"}
+NOISE = np.random.default_rng(5).normal(size=(100, 3, 8))
+ROUNDED = (3 * (1 + 6e-8 * NOISE)).astype(np.float32)
+"""Three views each of 100 images that differ by the rounding of float32 alone."""
 ONE_PASS = {name for name, about in DEFINITIONS.items() if about.needs == "spectrum"}
 
 
@@ -89,6 +93,7 @@ def test_json_has_numbers_conventions_and_no_nan(card: Diagnosis) -> None:
     about = read["conventions"]
     assert about["siamscope"] == siamscope.__version__ and about["dtype"] == "float32"
     assert (about["center"], about["row_norm"], about["rankme_eps"]) == (True, False, 1e-7)
+    assert about["lidar_delta"] == 1e-4
     assert about["alpha_range"] == [11, 100] and about["views"] == [200, 3, D]
     assert read["scores"]["auc_sigma"]["value"] == card["auc_sigma"]
     assert read["scores"]["alpha_req"]["range"] == [0, None]
@@ -184,7 +189,7 @@ def test_fewer_samples_than_dimensions(features: np.ndarray) -> None:
         np.zeros((100, 8)),
         np.full((3, 8), 5),
         np.full((100, 1), -2.0),
-        (3 + 1e-8 * np.random.default_rng(5).normal(size=(100, 8))).astype(np.float32),
+        ROUNDED[:, 0],
     ],
 )
 def test_constant_rows_are_complete_collapse(rows: np.ndarray) -> None:
@@ -197,6 +202,38 @@ def test_constant_rows_are_complete_collapse(rows: np.ndarray) -> None:
             assert "all rows are one point" in score.flags[0] and score.interval is None, name
     assert found["lidar"] == 1 and found["alignment"] == 0
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_rounding_is_a_point_in_views_too_and_leaves_nothing_to_draw() -> None:
+    rows = ROUNDED[:, 0]
+    assert rows.std(0).max() > 0 and np.abs(ROUNDED[:, 0] - ROUNDED[:, 1]).max() > 0
+    found = diagnose(rows, views=ROUNDED, slow=True)
+    assert found.status == "complete collapse"
+    for name, score in found.scores.items():
+        assert score.value == DEFINITIONS[name].at_a_point, name
+        assert "all rows are one point" in score.flags[0] and score.interval is None, name
+    assert not found.spectrum.singular_values.any() and found.dead_directions == 7
+    assert any("no more than the rounding of float32" in note for note in found.notes)
+    apart = 3 + np.random.default_rng(1).normal(size=(100, 3, 8))  # other views: then they are no point
+    assert diagnose(rows, views=apart, only=["lidar", "alignment"])["alignment"] > 0.01
+    alive = diagnose((3 * (1 + 1e-5 * NOISE)).astype(np.float32)[:, 0], views=3 * (1 + 1e-5 * NOISE), slow=True)
+    assert alive["effective_rank"] > 7 and alive["lidar"] > 1.5
+
+
+def test_without_centring_there_is_a_rank_more() -> None:
+    basis = np.eye(8, 16)
+    found = diagnose(basis, conventions=Conventions(center=False), interval="none")
+    for name in ("effective_rank", "nesum", "participation_ratio"):
+        assert found[name] == pytest.approx(8) and found.scores[name].bounds == (1, 8), name
+        assert found.scores[name].flags == (), name
+        assert diagnose(basis, interval="none").scores[name].bounds == (1, 7), name
+
+
+def test_two_rows_of_one_column() -> None:
+    found = diagnose(np.array([[1.0], [2.0]]))
+    assert found["auc_sigma"] == 1 and all(score.interval is None for score in found.scores.values())
+    assert any("at least 3 rows" in note for note in found.notes)
+    assert diagnose(np.array([[1.0], [2.0], [4.0]])).scores["embedding_std"].interval is not None
 
 
 def test_what_is_dead_is_counted(features: np.ndarray) -> None:
@@ -234,6 +271,13 @@ def test_one_column(features: np.ndarray) -> None:
         (np.array([[1.0, 2.0], [np.nan, 0.0], [1.0, 0.0]]), "NaN"),
         (np.array([[1.0, np.inf, 0.0]] * 2), "NaN or infinite"),
         (iter([]), "empty"),
+        (np.ones((4, 2)) * 1j, "complex128; expected real numbers"),
+        (torch.ones(4, 2) * 1j, "complex64; expected real numbers"),
+        (np.array([["1", "2"], ["3", "4"]]), "expected real numbers"),
+        (np.array([[1, None], [3, 4]]), "type object; expected real numbers"),
+        (np.ma.masked_greater(np.arange(8.0).reshape(4, 2), 6), "masked entries"),
+        ([[1.0, 2.0], [3.0, 4.0]], r"type list; .*numpy.asarray"),
+        ([np.ones(3), np.ones(3)], r"shape \(3,\)"),
     ],
 )
 def test_what_is_no_set_of_features_is_refused(bad, message: str) -> None:
@@ -241,8 +285,54 @@ def test_what_is_no_set_of_features_is_refused(bad, message: str) -> None:
         diagnose(bad)
 
 
+def test_a_masked_array_without_masked_entries_is_an_array(features: np.ndarray) -> None:
+    whole = np.ma.masked_array(features, mask=False)
+    assert diagnose(whole, interval="none").values() == diagnose(features, interval="none").values()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.where(np.arange(2400).reshape(20, 3, D) == 700, np.nan, 1.0), "views' embeddings holds? NaN or infinite"),
+        (np.ones((20, 3, D + 1)), rf"shape \(20, 3, {D + 1}\); expected \(images, views, {D}\)"),
+        (np.ones((20, D)), "expected .images, views"),
+        (np.ones((20, 3, D)) * 1j, "expected real numbers"),
+    ],
+)
+def test_what_is_no_set_of_views_is_refused(features: np.ndarray, bad: np.ndarray, message: str) -> None:
+    with pytest.raises(CollapseError, match=message):
+        diagnose(features, views=bad)
+
+
+def test_row_norm_reads_in_blocks(features: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many rows no score may make a copy of all that are of unit length."""
+    from siamscope.collapse import arrays, geometry
+
+    seen = []
+
+    def watched(x, out=None):
+        seen.append(len(x))
+        return arrays.unit_rows(x, out)
+
+    monkeypatch.setattr(geometry, "unit_rows", watched)
+    monkeypatch.setattr(sys.modules["siamscope.collapse.diagnose"], "unit_rows", watched)
+    monkeypatch.setattr(arrays, "_CHUNK_ENTRIES", 100 * D)
+    rows = features[np.random.default_rng(0).integers(0, len(features), 6000)]
+    found = diagnose(rows, row_norm=True, slow=True, interval="none")
+    assert max(seen) == 5000  # the sample of TwoNN and CLID, by which uniformity's is less
+    assert seen.count(100) == 60
+    unit = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    assert found["coherence"] == pytest.approx(c.coherence(unit), rel=1e-9)
+    assert found["twonn"] == pytest.approx(c.twonn(unit), rel=1e-9)
+
+
 def test_a_collapsed_line_is_not_healthy() -> None:
     rng = np.random.default_rng(6)
     line = rng.normal(size=(2000, 1)) @ rng.normal(size=(1, 64)) + 1e-3 * rng.normal(size=(2000, 64))
     found = diagnose(line, interval="none")
     assert found.status == "collapse" and found["embedding_std"] > 0.7 and found.health.advice
+
+
+def test_two_rows_are_no_verdict() -> None:
+    assert diagnose(np.random.default_rng(0).normal(size=(2, 64))).status == "too few samples"
+    assert diagnose(np.ones((2, 64))).status == "complete collapse"

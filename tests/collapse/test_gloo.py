@@ -32,6 +32,8 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     for rank in range(2):
         found = json.loads((tmp_path / f"out.{rank}.json").read_text())
         for way in ("shared", "one empty"):
-            assert found[way]["n"] == 2000
+            assert found[way]["n"] == 2000 and found[way]["dtype"] == "float64"
             for name, value in expected.items():
                 assert found[way]["scores"][name] == pytest.approx(value, rel=1e-9), (way, name)
+        point = found["point"]  # one process saw no row, and still knows their number format
+        assert point["dtype"] == "float32" and point["constant"] and point["spread"] > 0

@@ -100,6 +100,21 @@ def test_too_few_samples_are_said_in_words_without_changing_the_verdict() -> Non
     assert not assess(replace(GOOD, n=64 * 16), GOOD).notes
 
 
+@pytest.mark.parametrize(("n", "d", "status"), [
+    (2, 64, "too few samples"), (6, 64, "too few samples"), (7, 64, "healthy"), (4, 4, "too few samples"),
+    (4, 3, "healthy"), (2, 1, "healthy"),
+])  # fmt: skip
+def test_so_few_samples_tell_nothing(n: int, d: int, status: str) -> None:
+    """Unless they are collapsed all the same; few dimensions are no fault of the samples."""
+    full = replace(GOOD, n=n, d=d, effective_rank=float(min(n - 1, d)))
+    for health in (assess(full), assess(None, full), assess(replace(GOOD, n=8000), full)):
+        assert health.status == status
+        assert (f"{n} samples can vary along {n - 1}" in health.reasons[0]) == (status == "too few samples")
+    line = replace(full, effective_rank=1.0)
+    assert assess(line).status == ("collapse" if min(n - 1, d) > 1 else status)
+    assert assess(replace(full, embedding_std=0.1)).status == "collapse"
+
+
 def cloud(rank: int, d: int = 128, n: int = 4000, offset: float = 0.0) -> np.ndarray:
     rng = np.random.default_rng(rank)
     return rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d)) + offset

@@ -168,7 +168,18 @@ def test_rounding_about_a_point_is_no_spread_and_a_small_spread_is() -> None:
     rounded = (point * (1 + 6e-8 * jitter)).astype(np.float32)
     assert rounded.std(0).max() > 0
     assert moments(rounded).is_constant()
-    assert quick(rounded)["effective_rank"] > 50  # what the noise alone would say
+    noise = c.CovarianceState(64).update(rounded).spectrum()  # knows no number format
+    assert c.effective_rank(noise.singular_values) > 50  # what the noise alone would say
+    few = rounded[:40]  # fewer rows than dimensions go by another matrix
+    for rows in (rounded, torch.from_numpy(rounded), few, torch.from_numpy(few)):
+        found = quick(rows)
+        assert found["auc_sigma"] == found["effective_rank"] == found["stable_rank"] == 1
+        assert found["rankme"] == pytest.approx(1, abs=2e-4) and found["embedding_std"] < 1e-5
+        assert moment_scores(moments(rows))["auc_sigma"] == 1
+        assert c.measure(rows).effective_rank == 1 and c.assess(None, c.measure(rows)).status == "collapse"
+        uncentred = c.spectrum(rows, center=False).singular_values
+        assert uncentred[0] == pytest.approx(math.sqrt(len(rows)) * np.linalg.norm(point), rel=1e-6)
+        assert not uncentred[1:].any()
     assert not moments((point * (1 + 1e-5 * jitter)).astype(np.float32)).is_constant()
     assert not moments(point * (1 + 6e-8 * jitter)).is_constant()  # in float64 it is a spread
 
@@ -183,6 +194,9 @@ def test_bad_input_is_refused() -> None:
         (np.full((4, 2), 1e308), "too large"),
         (np.array([[1e308], [-1e308]]), "too large"),
         (np.eye(3) * 1e200, "too large"),
+        (np.random.default_rng(0).normal(size=(50, 4)) * 1e-200, "too small to square"),
+        (np.random.default_rng(0).normal(size=(5, 40)) * 1e-200, "too small to square"),
+        (np.array([[0.0, 0.0], [1e-200, 0.0], [-1e-200, 0.0]]), "too small to square"),
     ):
         with pytest.raises(CollapseError, match=message):
             quick(bad)
@@ -190,6 +204,12 @@ def test_bad_input_is_refused() -> None:
         moments(iter([]))
     with pytest.raises(CollapseError, match="3 columns"):
         moments(iter([np.ones((2, 4)), np.ones((2, 3))]))
+
+
+def test_small_features_are_features_and_a_small_point_is_a_point(cloud: np.ndarray) -> None:
+    assert_same(quick(cloud * 1e-140), quick(cloud), rel=1e-8)
+    assert quick((cloud * 1e-30).astype(np.float32))["auc_sigma"] == pytest.approx(quick(cloud)["auc_sigma"], abs=1e-6)
+    assert moments(np.full((50, 4), 1e-200)).is_constant()
 
 
 def test_few_dimensions_and_samples_have_what_they_can() -> None:

@@ -147,6 +147,11 @@ def test_the_state_is_constant_in_size():
         sizes.append(sum(map(len, monitor.state_dict()["sums"])))
     assert len(set(sizes)) == 1
     assert sizes[0] == 8 * (64 * 64 + 3 * 64)
+    small, kept = CollapseMonitor(4), []
+    for step, batch in enumerate(batches(300, n=8, d=4), 50):
+        small.update(batch).report(step)
+        kept.append((len(small._looks), len(small.state_dict()["looks"])))
+    assert kept[-1] == kept[10] == (small.limits.looks, small.limits.looks)
 
 
 def test_goes_on_bit_for_bit():
@@ -220,6 +225,27 @@ def test_as_a_callback():
     assert other.monitor.vitals() == watch.monitor.vitals()
 
 
+def test_processes_stop_together():
+    """The strategy's answer counts, not the own alarm; it is asked at every report, or others would wait."""
+
+    class Strategy:
+        def __init__(self, answer):
+            self.answer, self.asked = answer, []
+
+        def reduce_boolean_decision(self, decision, all=True):
+            self.asked.append((decision, all))
+            return self.answer
+
+    z = np.random.default_rng(0).normal(size=(64, 4))
+    for answer in (False, True):
+        trainer, watch = Trainer(), CollapseCallback(4, every=1, stop=True)
+        trainer.strategy = Strategy(answer)
+        for _ in range(3):
+            watch.on_train_batch_end(trainer, None, {"embeddings": z}, None, 0)
+        assert trainer.strategy.asked == [(False, False)] * 3
+        assert trainer.should_stop is answer
+
+
 def test_where_the_callback_finds_embeddings():
     z = np.random.default_rng(0).normal(size=(8, 4))
     by_function = CollapseCallback(4, embeddings=lambda outputs, batch, module: batch["z"])
@@ -256,6 +282,13 @@ def test_constant_rows_are_complete_collapse():
     found = monitor.vitals()
     assert (found.auc, found.effective_rank) == (1.0, 1.0)
     assert found.embedding_std < 1e-3
+    rng = np.random.default_rng(0)
+    rounding = CollapseMonitor(8)
+    for _ in range(20):
+        rounding.update((3 * (1 + 6e-8 * rng.normal(size=(64, 8)))).astype(np.float32))
+    assert np.ptp(rounding._scatter) > 0 and rounding.vitals().effective_rank == 1
+    spread = CollapseMonitor(8).update((3 * (1 + 1e-5 * rng.normal(size=(64, 8)))).astype(np.float32))
+    assert spread.vitals().effective_rank > 6
     zeros = CollapseMonitor(4).update(np.zeros((8, 4))).vitals()
     assert (zeros.auc, zeros.embedding_std) == (1.0, 0.0)
 

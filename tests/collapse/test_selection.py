@@ -44,7 +44,8 @@ def test_the_sum_of_ranks_counts_scores_alike():
 
 def test_unknown_scores():
     assert parts("auc+loss+auc_sigma") == ("auc_sigma", "loss")
-    for by in ("acc", "", "auc+", "twonn"):
+    assert parts("std+erank+alpha") == ("embedding_std", "effective_rank", "alpha_req")
+    for by in ("acc", "", "auc+", "twonn", "coherence"):
         with pytest.raises(CollapseError, match="cannot choose by"):
             parts(by)
     with pytest.raises(CollapseError, match="none of these runs has rankme; there are loss"):
@@ -71,6 +72,7 @@ def test_regret_against_what_labels_of_other_images_choose():
 def test_the_directions_are_those_of_the_definitions():
     from siamscope.collapse.definitions import DEFINITIONS
 
+    assert set(DEFINITIONS) - set(DIRECTIONS) == {"twonn", "coherence"}
     assert set(DIRECTIONS) - set(DEFINITIONS) == {"loss", "loss_in_method", "auc_relative"}
     for name, way in DIRECTIONS.items():
         if way and name in DEFINITIONS and DEFINITIONS[name].collapsed != "either":

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from siamscope.evaluation import EvaluationError, extract
+from siamscope.evaluation import EvaluationError, extract, pooled
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, 3, 8, 8), dtype=np.uint8)
 
@@ -112,3 +112,45 @@ def test_outputs_that_are_not_features_are_refused() -> None:
         extract(Pair(), read, 5, transform=normalise)
     with pytest.raises(EvaluationError, match="at least 1"):
         extract(encoder(), read, 0, transform=normalise)
+
+
+class Tokens(nn.Module):
+    """(B, C, H, W) -> tokens (B, H W, C), in a tuple as blocks of some transformers give them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x.flatten(2).transpose(1, 2), None
+
+
+def test_any_layer_of_any_module_gives_pooled_features() -> None:
+    net = encoder()
+    maps = net[:3].eval()(normalise(torch.as_tensor(IMAGES))).detach()
+    net.train()
+    found = extract(pooled(net, "2"), read, len(IMAGES), transform=normalise, batch_size=5)
+    torch.testing.assert_close(found, maps.mean((2, 3)), rtol=1e-5, atol=1e-6)
+    assert net.training and not net[2]._forward_hooks
+    with pytest.raises(EvaluationError, match=r"evaluation\.pooled"):
+        extract(net[:3], read, len(IMAGES), transform=normalise)
+    torch.testing.assert_close(extract(pooled(net[:3]), read, len(IMAGES), transform=normalise), found)
+    flat = extract(pooled(net), read, len(IMAGES), transform=normalise)
+    torch.testing.assert_close(flat, extract(net, read, len(IMAGES), transform=normalise))
+
+
+def test_tokens_are_averaged_or_the_first_is_taken() -> None:
+    x = torch.randn(4, 3, 2, 5)
+    torch.testing.assert_close(pooled(Tokens())(x), x.mean((2, 3)))
+    torch.testing.assert_close(pooled(nn.Sequential(Tokens()), "0", tokens="first")(x), x[:, :, 0, 0])
+
+
+def test_layers_that_cannot_be_pooled() -> None:
+    net = encoder()
+    with pytest.raises(EvaluationError, match="no layer 'features' in Sequential"):
+        pooled(net, "features")
+    with pytest.raises(EvaluationError, match="tokens='cls'"):
+        pooled(net, tokens="cls")
+    unused = nn.Identity()
+    unused.aside = nn.Linear(2, 2)
+    with pytest.raises(EvaluationError, match="was not run"):
+        pooled(unused, "aside")(torch.ones(2, 2))
+    with pytest.raises(EvaluationError, match=r"shape \(2,\)"):
+        pooled(nn.Identity())(torch.ones(2))
+    assert not net[2]._forward_hooks

@@ -60,7 +60,7 @@ def test_scores_are_the_closed_forms_and_self_describing(files, capsys):
     assert (one["n"], one["d"], one["about"]["split"], one["about"]["transform"]) == (512, D, "unknown", "unknown")
     said = one["conventions"]
     assert (said["center"], said["row_norm"], said["rankme_eps"], said["dtype"]) == (True, False, 1e-7, "float64")
-    assert said["siamscope"] == facts["siamscope"]
+    assert said["siamscope"] == facts["siamscope"] and said["lidar_delta"] == 1e-4
     assert {"formula", "source", "convention", "advice"} <= set(facts["definitions"]["auc_sigma"])
 
 
@@ -88,6 +88,28 @@ def test_golden_spectra_through_a_file(tmp_path, capsys):
             words = (tmp_path / f"{name}.npy", "--interval", "none", "--only", "auc")
             _, facts = as_json(capsys, *words)
             assert facts["inputs"][0]["scores"]["auc_sigma"]["value"] == pytest.approx(value, abs=1e-6)
+
+
+def test_views_of_one_point_up_to_rounding(tmp_path, capsys):
+    """Neither LiDAR nor the spectrum may tell directions of noise."""
+    noise = np.random.default_rng(0).normal(size=(300, 4, 16))
+    np.save(tmp_path / "point3.npy", (3 * (1 + 6e-8 * noise)).astype(np.float32))
+    np.save(tmp_path / "cloud3.npy", (3 + noise).astype(np.float32))
+    _, facts = as_json(capsys, tmp_path / "point3.npy", tmp_path / "cloud3.npy")
+    point, cloud = facts["inputs"]
+    assert point["verdict"]["status"] == "complete collapse" and cloud["verdict"]["status"] == "healthy"
+    for name in ("lidar", "alignment", "auc_sigma"):
+        assert "all rows are one point" in point["scores"][name]["flags"][0], name
+    assert (point["scores"]["lidar"]["value"], point["scores"]["alignment"]["value"]) == (1, 0)
+    spectrum = point["spectrum"]
+    assert (spectrum["k50"], spectrum["k99"], spectrum["dead_directions"]) == (1, 1, 15) and not any(spectrum["sigma"])
+    assert cloud["scores"]["lidar"]["value"] > 5 and cloud["spectrum"]["k50"] > 5
+
+
+def test_the_picture_of_many_inputs_says_how_many_it_shows(files, tmp_path, capsys):
+    for count, said in ((5, False), (6, True)):
+        assert run(*[files / "flat.npy"] * count, "--out", tmp_path / "out", "--interval", "none", "--quiet") == 0
+        assert ("diagnose.png (of the first 5 inputs)" in capsys.readouterr().out) == said
 
 
 def test_limits_give_exit_code_5(files, capsys):

@@ -72,6 +72,8 @@ def test_judgement_holds_scores_of_trained_and_untrained_and_facts_reads_them(ru
     assert found["scored"]["views"] == {"images": 64, "per_image": 8}
     assert len(found["spectrum"]) == 32
     assert collapse.auc(np.array(found["spectrum"])) == pytest.approx(found["scores"]["auc_sigma"], abs=1e-5)
+    assert (found["scored"]["rankme_eps"], found["scored"]["alpha_range"]) == (1e-7, [11, 100])
+    assert found["scored"]["lidar_delta"] == 1e-4 and len(found["scored"]["transform_hash"]) == 16
     read = facts.read(run)
     assert (read.n, read.d) == (64, 32)
     assert read.scores["auc_sigma"] == found["scores"]["auc_sigma"]

@@ -153,4 +153,5 @@ def _write(facts: dict[str, Any], out: Path) -> list[str]:
     picture = figure.draw(facts["inputs"], out / "diagnose.png")
     written = page.write(facts, out / "diagnose.html")
     write_text(out / "diagnose.json", json.dumps(facts, allow_nan=False, indent=1) + "\n")
-    return [str(path) for path in (picture, written, out / "diagnose.json")]
+    first = f" (of the first {figure.MOST} inputs)" if len(facts["inputs"]) > figure.MOST else ""
+    return [f"{picture}{first}", str(written), str(out / "diagnose.json")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +15,7 @@ from siamscope.training.distributed import choose_device
 from siamscope.training.progress import Reporter
 from siamscope.workflow.diagnose.loaded import EMBEDDINGS, Ask, DiagnoseError, Loaded
 from siamscope.workflow.diagnose.nets import Net, open_data
-from siamscope.workflow.features import Encode, Split, of_views
+from siamscope.workflow.features import Encode, Split, of_views, transform_hash
 from siamscope.workflow.opening import opened
 
 CHUNK = 512
@@ -65,7 +63,7 @@ def load(name: str, net: Net, dataset: Dataset | None, ask: Ask, reporter: Repor
         "data_fingerprint": dataset.fingerprint,
         "augmented": False,
         "transform": f"centre square, {net.size} px, antialiased bilinear, normalised",
-        "transform_hash": transform_hash(net),
+        "transform_hash": transform_hash(net.size, net.norm),
         "weights_hash": net.weights,
         "dtype": "float32",
         "seed": seed,
@@ -115,12 +113,6 @@ def drawn(dataset: Dataset, split: str, most: int, seed: int) -> list[Split]:
         if len(here):
             parts.append(Split(source, here.astype(np.int64)))
     return parts
-
-
-def transform_hash(net: Net) -> str:
-    """Hash of what is done to an image before the network sees it."""
-    facts = {"view": "eval_view", "size": net.size, "mean": list(net.norm.mean), "std": list(net.norm.std)}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _encoded(encoder: nn.Module, encode: Encode, parts: Sequence[Split]) -> Tensor:

@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from siamscope.collapse.definitions import ALIASES
 from siamscope.workflow.diagnose.loaded import DiagnoseError
-
-ALIASES = {"auc": "auc_sigma", "erank": "effective_rank", "alpha": "alpha_req", "std": "embedding_std"}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def train(settings: Settings, data: Digits, seed: int) -> Siamese:
         model.follow(settings.ema)
     if settings.epochs == 0:  # batch norm has seen no image: give it the statistics of the training images
         with torch.no_grad():
-            model.online.projector[1].momentum = None  # type: ignore[index]
+            cast("nn.BatchNorm1d", model.online.projector[1]).momentum = None
             model.online(data.train)
     return model.eval()
 

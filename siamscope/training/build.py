@@ -98,7 +98,7 @@ def choose_precision(recipe: Recipe, model: Siamese, channels: int, world: World
             recipe.train.batch_size // world.size // recipe.train.accumulate, 64 if world.device.type == "cpu" else 256
         )
         timer = precisions.step_timer(
-            Branch(model.online.backbone, nn.Identity()), (n, channels, size, size), world.device
+            Branch(model.online.backbone, nn.Sequential()), (n, channels, size, size), world.device
         )
         found = precisions.choose(recipe.train.precision, recipe.train.channels_last, timer)
     chosen: tuple[Precision, dict[str, float]] = world.broadcast(found)

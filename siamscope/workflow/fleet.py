@@ -22,7 +22,7 @@ from siamscope.rundir import RECIPE, RunError
 from siamscope.workflow import facts
 from siamscope.workflow.facts import Facts
 
-SCORES = (*DIRECTIONS, "twonn")
+SCORES = (*DIRECTIONS, "twonn", "coherence")
 ACCURACIES = ("linear", "knn")
 SHORT = {"width": "network.width", "backbone": "network.backbone", "method": "method.name", "size": "order.subset"}
 """Names for people of fields that runs are grouped by."""

@@ -221,7 +221,7 @@ def test_rollback_restores_and_lessens(small, tmp_path, monkeypatch, scripted):
     monkeypatch.setattr(rollback, "restore", restore)
     run, free = tmp_path / "run", tmp_path / "free"
     assert train(recipe, run).reason == ""
-    train(replace(recipe, monitor=replace(recipe.monitor, watch=-1)), free)
+    train(replace(recipe, monitor=replace(recipe.monitor, watch=-1, on_collapse="warn")), free)
     assert rolled == [1]
     assert checkpoint.load(run / "checkpoints" / "healthy.pt", RunDir(run).recipe()).step == 16  # quiet again since
     mine, others = rates(run), rates(free)

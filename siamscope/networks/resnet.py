@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from siamscope.networks.backbone import Backbone, BackboneSpec
 from siamscope.networks.catalogue import Architecture, check_stem, scale_channels
 from siamscope.networks.errors import NetworkError
-
-
-def _conv3x3(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(cin, cout, 3, stride=stride, padding=1, bias=False)
+from siamscope.networks.strip_conv import Conv3x3
 
 
 def _conv1x1(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
@@ -34,10 +31,10 @@ class BasicBlock(nn.Module):
 
     def __init__(self, cin: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(cin, channels, stride)
+        self.conv1 = Conv3x3(cin, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = _shortcut(cin, channels, stride)
 
@@ -62,7 +59,7 @@ class Bottleneck(nn.Module):
         cout = channels * self.expansion
         self.conv1 = _conv1x1(cin, channels)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv3x3(channels, channels, stride)
+        self.conv2 = Conv3x3(channels, channels, stride)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = _conv1x1(channels, cout)
         self.bn3 = nn.BatchNorm2d(cout)

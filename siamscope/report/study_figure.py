@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from siamscope.report.metrics import FloatArray
 
 MARKERS = ("o", "s", "^", "D", "v")
 _RAMP = ("#c8d3dd", "#8fb0cf", "#4f87bb", "#17639f", "#0b3c66", "#04172b")
+_VARIANTS = ("#4a4f57", "#0072b2", "#c67700", "#00835f", "#a8508a", "#d04f00", "#2a8fcb", "#857a00", "#7a4b2b")
 _SPECTRA = (
     ("sigma", "singular value σ", "Spectrum of the features"),
     ("ratio", "σ / σ₁", "Relative to the largest"),
@@ -89,7 +90,7 @@ def _shade(facts: Mapping[str, Any], variant: str) -> str:
     variants = _variants(facts)
     place = variants.index(variant)
     if facts["across"] != "images":
-        return (SERIES + list(_RAMP[1:4]))[place % (len(SERIES) + 3)]
+        return _VARIANTS[place % len(_VARIANTS)]
     return _RAMP[round(1 + place * (len(_RAMP) - 2) / max(len(variants) - 1, 1))]
 
 
@@ -147,17 +148,18 @@ def _untrained(facts: Mapping[str, Any], model: str) -> Mapping[str, Any]:
 
 
 def _against_names(axes: Any, facts: Mapping[str, Any], figure: str, label: str, factor: float) -> None:
-    """A row a variant, a mark a model."""
+    """A row a variant, a mark a model; of one model the rows have the colours of the spectra."""
     variants, models = _variants(facts), _models(facts)
     for model in models:
         offset = 0.0 if len(models) < 2 else 0.3 * (models.index(model) / (len(models) - 1) - 0.5)
-        colour, shown = _colour(facts, model), False
+        colour, shown = _colour(facts, model), len(models) < 2
         for line in (line for line in facts["lines"] if line["model"] == model):
             found = line["figures"].get(figure, {"mean": None})
             if found["mean"] is None:
                 continue
             y = variants.index(line["variant"]) + offset
-            axes.errorbar([factor * found["mean"]], [y], xerr=[factor * (found["sd"] or 0.0)], color=colour, capsize=3,
+            own = colour if len(models) > 1 else _shade(facts, line["variant"])
+            axes.errorbar([factor * found["mean"]], [y], xerr=[factor * (found["sd"] or 0.0)], color=own, capsize=3,
                           marker=_mark(facts, model), ms=6, ls="", label=None if shown else model)  # fmt: skip
             values = _values(facts, line["key"], figure, factor)
             axes.plot(values, [y] * len(values), "o", ms=2.4, color=INK, alpha=0.5, mew=0, zorder=4)
@@ -176,15 +178,15 @@ def _one_against_the_other(axes: Any, facts: Mapping[str, Any], figure: str) -> 
     """Every run by AUC and accuracy, with the line of least squares."""
     factor = 100.0 if figure in _ACCURACY else 1.0
     spans: list[float] = []
-    for model in _models(facts):
-        runs = [run for run in facts["runs"] if run["model"] == model and run["status"] == "finished"]
+    models = _models(facts)
+    for model, colour, runs in _groups(facts, models):
         found = [
             (run["scores"].get("auc_sigma"), run["scores"].get(figure, run["accuracy"].get(figure))) for run in runs
         ]
         points = [(x, factor * y) for x, y in found if x is not None and y is not None]
         spans += [x for x, _ in points]
         axes.plot([x for x, _ in points], [y for _, y in points], _mark(facts, model), ms=5, mew=0, alpha=0.8,
-                  color=_colour(facts, model), label=model)  # fmt: skip
+                  color=colour, label=model if len(models) > 1 else None)  # fmt: skip
     known = facts["forecast"]
     note = ""
     if known and spans and known["accuracy"] == figure:
@@ -197,6 +199,17 @@ def _one_against_the_other(axes: Any, facts: Mapping[str, Any], figure: str) -> 
     axes.set_title(note, fontsize=8.5, loc="right", color=SOFT)
     axes.locator_params(axis="x", nbins=6)
     _legend(axes)
+
+
+def _groups(facts: Mapping[str, Any], models: list[str]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Runs of one colour: those of a model, or, when there is one model and no size to order by, of a variant."""
+    finished = [run for run in facts["runs"] if run["status"] == "finished"]
+    if len(models) > 1 or facts["across"] == "images":
+        for model in models:
+            yield model, _colour(facts, model), [run for run in finished if run["model"] == model]
+        return
+    for line in facts["lines"]:
+        yield line["model"], _shade(facts, line["variant"]), [run for run in finished if run["line"] == line["key"]]
 
 
 def _legend(axes: Any) -> None:

@@ -149,6 +149,8 @@ class TrainConfig:
     """Autocast precision; auto = what a short timed probe finds fastest on this machine."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Memory format of the backbone; auto = by the same probe."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the step; auto = if it is faster here and the run long enough for the time of compiling to come back."""
     deterministic: bool = False
     """Refuse operations that are not deterministic (slower on a GPU)."""
     threads: int = _range(0, 0)

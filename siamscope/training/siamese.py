@@ -35,8 +35,12 @@ class Branch(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.projector = projector
+        self.compiled: Callable[[Tensor], Tensor] | None = None  # `plain`, compiled: in training only
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.compiled(images) if self.compiled is not None and self.training else self.plain(images)
+
+    def plain(self, images: Tensor) -> Tensor:
         out: Tensor = self.projector(self.backbone(images))
         return out
 

@@ -22,7 +22,8 @@ from siamscope.networks.backbone import Backbone
 from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, RunError, explained, read_jsonl, write_text
 from siamscope.sections import OnCollapse
-from siamscope.training import checkpoint, rollback
+from siamscope.training import checkpoint, machine, rollback
+from siamscope.training import compile as compiling
 from siamscope.training.build import (
     Normalisation,
     build_model,
@@ -33,6 +34,7 @@ from siamscope.training.build import (
     view_size,
 )
 from siamscope.training.checkpoint import Checkpoint
+from siamscope.training.compile import Choice
 from siamscope.training.distributed import World, world
 from siamscope.training.loop import Loop, Outcome
 from siamscope.training.monitor import Monitor
@@ -105,6 +107,8 @@ def resume(
         recipe = replace(recipe, monitor=replace(recipe.monitor, on_collapse=on_collapse))
     if device:
         recipe = replace(recipe, train=replace(recipe.train, device=device))
+    if recipe.train.compile == "auto":  # of a run that was begun before there was the choice
+        recipe = replace(recipe, train=replace(recipe.train, compile="off"))
     with ExitStack() as stack:
         here = stack.enter_context(world(recipe.train.device))
         reporter = (reporter or Silent()) if here.first else Silent()
@@ -128,6 +132,7 @@ class Prepared:
     monitor: Monitor
     watch: Watch
     timings: dict[str, float]
+    compiling: Choice
     start: Checkpoint | None = None
 
 
@@ -150,10 +155,12 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
     recipe, timings = with_number_format(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
     trainer = build_trainer(recipe, channels, per_epoch, norm, here, precision)
+    choice = compiled_step(trainer, reporter)
+    recipe = trainer.recipe
     order, source = build_order(recipe, dataset, trainer.steps)
     monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
     watch = build_watch(recipe, dataset.val, norm, here, precision)
-    return Prepared(recipe, dataset, norm, order, source, trainer, monitor, watch, timings)
+    return Prepared(recipe, dataset, norm, order, source, trainer, monitor, watch, timings, choice)
 
 
 def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Finished:
@@ -239,8 +246,10 @@ def normalisation(dataset: Dataset) -> Normalisation:
 
 
 def _configure(recipe: Recipe) -> None:
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
+    wanted = machine.threads(recipe.train.threads)
+    if wanted != torch.get_num_threads():
+        torch.set_num_threads(wanted)
+    machine.keep_memory()
     if recipe.train.deterministic:  # what cuBLAS needs to be deterministic; read when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if recipe.train.deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself is slow
@@ -266,12 +275,28 @@ def with_number_format(recipe: Recipe, channels: int, here: World) -> tuple[Reci
     return replace(recipe, train=chosen), timings
 
 
+def compiled_step(trainer: Trainer, reporter: Reporter) -> Choice:
+    """Compile the trainer's step if that pays, say why, and note the choice in its recipe."""
+    config = trainer.recipe.train
+    # A choice by the clock would not be deterministic.
+    setting = "off" if config.deterministic and config.compile == "auto" else config.compile
+    found = compiling.choose(setting, trainer, trainer.steps)
+    if setting != "off":
+        reporter.say(found.reason)
+    if config.compile == "auto":
+        decided = replace(config, compile="on" if found.compiled else "off")
+        trainer.recipe = replace(trainer.recipe, train=decided)
+    return found
+
+
 def _write_start(run: RunDir, prepared: Prepared, here: World) -> None:
     dataset, recipe = prepared.dataset, prepared.recipe
     about = environment.describe(here.device, here.size) | {
         "precision": recipe.train.precision,
         "channels_last": recipe.train.channels_last,
         "precision_probe_seconds": prepared.timings,
+        "compile": prepared.compiling.reason,
+        "compile_seconds": prepared.compiling.seconds,
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "train_images": len(dataset.train),

@@ -1,0 +1,49 @@
+"""Threads within what the process may use, and memory that stays."""
+
+import ctypes
+import resource
+
+import pytest
+import torch
+
+from siamscope.training import machine
+
+
+def test_a_quota_of_processor_time_bounds_the_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert machine.allowed(tmp_path) == 16, "no control group"
+    for text, cores in (("150000 100000\n", 2), ("max 100000\n", 16), ("20000 100000\n", 1), ("nonsense", 16)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert machine.allowed(tmp_path) == cores
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    for quota, cores in (("300000", 3), ("-1", 16)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+        assert machine.allowed(tmp_path) == cores
+
+
+def test_threads_are_the_recipes_or_torchs_within_what_is_allowed(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    for cores, expected in ((2, 2), (32, 8)):
+        monkeypatch.setattr(machine, "allowed", lambda cores=cores: cores)
+        assert machine.threads(0) == expected
+    assert machine.threads(3) == 3
+
+
+def faults() -> int:
+    """Pages that are touched for the first time when 64 MB are taken, filled and given back, ten times over."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_freed_memory_is_kept():
+    if not machine.keep_memory():
+        pytest.skip("another libc than glibc")
+    ctypes.CDLL(None).mallopt(-3, 2**17)  # blocks from 128 KiB on come from the system, and go back to it
+    returned = faults()
+    assert machine.keep_memory()
+    torch.ones(2**24)
+    assert faults() < returned / 5

@@ -28,21 +28,27 @@ class LARS(Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self._update(w, group)
+            moved = [w for w in group["params"] if w.grad is not None]
+            # On a GPU a whole group at once: few launches. On a CPU one after another: a weight stays in the cache.
+            for part in [moved] if moved and moved[0].is_cuda else [[w] for w in moved]:
+                self._update(part, group)
 
-    def _update(self, w: Tensor, group: dict[str, Any]) -> None:
-        grad = w.grad.add(w, alpha=group["weight_decay"]) if group["weight_decay"] else w.grad.clone()  # type: ignore[union-attr]
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Weights of one group, all of them in each call; nothing waits for a norm."""
+        grads = [w.grad for w in weights if w.grad is not None]
+        changes = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
         if group["adapt"]:
-            size, change = w.norm(), grad.norm()
-            ratio = torch.where((size > 0) & (change > 0), group["trust"] * size / change, torch.ones_like(size))
-            grad.mul_(ratio)
-        state = self.state[w]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(w)
-        velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
-        w.add_(velocity, alpha=-group["lr"])
+            sizes, lengths = torch._foreach_norm(weights), torch._foreach_norm(changes)
+            size, length = torch.stack(sizes), torch.stack(lengths)
+            ratio = torch.where((size > 0) & (length > 0), group["trust"] * size / length, torch.ones_like(size))
+            torch._foreach_mul_(changes, list(ratio.unbind()))
+        for w in weights:
+            if "momentum_buffer" not in self.state[w]:
+                self.state[w]["momentum_buffer"] = torch.zeros_like(w)
+        velocities = [self.state[w]["momentum_buffer"] for w in weights]
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, changes)
+        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
 
 
 class PerStepDecay(torch.optim.SGD):
@@ -85,10 +91,10 @@ def build(
                 groups.append(group | ({"adapt": params is decayed} if config.name == "lars" else {}))
     if config.name == "sgd":
         kind = PerStepDecay if config.decay == "per-step" else torch.optim.SGD
-        return kind(groups, lr=peak, momentum=config.momentum, foreach=True)
+        return kind(groups, lr=peak, momentum=config.momentum, fused=True)
     if config.name == "lars":
         return LARS(groups, lr=peak, momentum=config.momentum, trust=config.trust)
-    return torch.optim.AdamW(groups, lr=peak, betas=(config.momentum, 0.999), foreach=True)
+    return torch.optim.AdamW(groups, lr=peak, betas=(config.momentum, 0.999), fused=True)
 
 
 def peak_rate(config: OptimConfig, batch_size: int) -> float:

@@ -32,6 +32,31 @@ def test_lars_is_its_formula():
     torch.testing.assert_close(plain.data, w - 0.3 * grads[0], rtol=1e-12, atol=0)
 
 
+def test_lars_of_a_group_at_once_is_one_weight_after_another():
+    """As on a GPU, where a weight or a gradient of zeros takes the plain step."""
+    torch.manual_seed(0)
+    shapes = [(4, 3), (7,), (2, 2, 3, 3), (5, 1), (3, 2)]
+    start = [torch.randn(s, dtype=torch.float64) for s in shapes[:-2]] + [torch.zeros(5, 1), torch.randn(3, 2)]
+    grads = [torch.randn(s, dtype=torch.float64) for s in shapes[:-2]] + [torch.randn(5, 1), torch.zeros(3, 2)]
+    both = []
+    for at_once in (True, False):
+        weights = [nn.Parameter(w.clone()) for w in start]
+        optimizer = LARS(weights, lr=0.3, momentum=0.9, trust=0.02)
+        for _ in range(2):
+            for w, g in zip(weights, grads, strict=True):
+                w.grad = g.clone()
+            if at_once:
+                with torch.no_grad():
+                    optimizer._update(weights, optimizer.param_groups[0])
+            else:
+                optimizer.step()
+        both.append(weights)
+    for together, alone, before in zip(*both, start, strict=True):
+        assert torch.equal(together, alone)
+        assert torch.isfinite(together).all()
+        assert torch.equal(together, before) == (before.shape == (3, 2)), "only a gradient of zeros leaves its weight"
+
+
 def test_rates_at_the_end_points():
     assert rate_factor(1, 100, 10, 0.0) == pytest.approx(0.1)
     assert rate_factor(10, 100, 10, 0.0) == 1.0

@@ -41,8 +41,9 @@ def surrogate(
         ObjectiveError: the objective refuses the embeddings.
     """
     group = group or _group_of(objective)
-    everyone_online = [group.gather(u.detach()) for u in online]
-    everyone_target = [group.gather(t.detach()) for t in target]
+    # Each tensor travels once: shared targets are the online tensors themselves.
+    gathered = {key: group.gather(z.detach()) for key, z in {id(z): z for z in (*online, *target)}.items()}
+    everyone_online, everyone_target = ([gathered[id(z)] for z in branch] for branch in (online, target))
     same = shared and all(t is u for t, u in zip(target, online, strict=False))
     own = slice(group.rank * len(online[0]), (group.rank + 1) * len(online[0]))
     products = []
@@ -80,7 +81,9 @@ def _value(
 ) -> Tensor:
     with torch.no_grad():
         if getattr(objective, "has_loss", True):
-            loss: Tensor = objective([u.detach() for u in online], [t.detach() for t in target])
+            # One tensor in both roles stays one, which the objective then gathers once.
+            fixed = {id(z): z.detach() for z in (*online, *target)}
+            loss: Tensor = objective([fixed[id(u)] for u in online], [fixed[id(t)] for t in target])
             return loss
         return torch.stack(list(products)).sum().detach()
 

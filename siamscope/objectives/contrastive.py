@@ -87,7 +87,8 @@ class Contrastive(Objective):
         u, t = self._checked(online, target)
         with torch.autocast(u[0].device.type, enabled=False):
             keys = self._keys(t)
-            everyone = self._pools([self.group.gather(k) for k in keys], u[0].dtype)
+            bank_only = self.negatives == "bank"  # then the batch's keys compete with nobody, and stay at home
+            everyone = self._pools(keys if bank_only else [self.group.gather(k) for k in keys], u[0].dtype)
             own = torch.arange(len(u[0]), device=u[0].device) + self.group.rank * len(u[0])
             pairs = list(ordered_pairs(len(u), len(t)))
             wanted = {(i, pool) for i, j in pairs for pool in self._competitors(i, j, len(t))}

@@ -13,7 +13,7 @@ from siamscope.views.policies import POLICIES, Policy, ViewSpec, get_policy, lis
 
 if TYPE_CHECKING:
     from siamscope.views.apply import apply_view
-    from siamscope.views.batch import eval_view, make_views
+    from siamscope.views.batch import eval_view, make_views, skip_views
     from siamscope.views.cutmix import Mix, apply_mix, draw_mix, partners
     from siamscope.views.params import ORDERS, ViewParams, neutral_params, sample_params
 
@@ -21,6 +21,7 @@ _LAZY = {
     "apply_view": "apply",
     "eval_view": "batch",
     "make_views": "batch",
+    "skip_views": "batch",
     "Mix": "cutmix",
     "apply_mix": "cutmix",
     "draw_mix": "cutmix",
@@ -51,6 +52,7 @@ __all__ = [
     "neutral_params",
     "partners",
     "sample_params",
+    "skip_views",
 ]
 
 

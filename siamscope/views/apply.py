@@ -3,12 +3,13 @@
 The order of operations is the papers': crop and flip, jitter, grey, blur, solarise, normalise. Colour operations
 (jitter and grey) apply to RGB only: with any other count of channels they are left out, all of them.
 
-Work goes through the batch in chunks that fit the CPU's cache. In `exact` the samples are first sorted by the order of
+Work goes through the batch in chunks that bound the memory. In `exact` the samples are first sorted by the order of
 their colour operations, so that samples with the same next operation are neighbours. What selects rows is read from
 the draws on the CPU: with draws there and images on a GPU, the host need not wait for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,12 +19,12 @@ from siamscope.views import colour as colours
 from siamscope.views.errors import ViewError
 from siamscope.views.params import ORDERS, ViewParams
 from siamscope.views.policies import ViewSpec
-from siamscope.views.resample import bilinear_taps, blur, resample
+from siamscope.views.resample import Taps, bilinear_taps, blur, resample
 
 Colour = Literal["exact", "fast"]
 Statistics = Sequence[float] | Tensor | float | None
 
-_CHUNK_CPU = 2**18  # values a thread works on at once: 1 MiB of float32
+_CHUNK_CPU = 2**20  # values a thread works on at once, 4 MiB of float32: the calls are dear, the cache is not
 _CHUNK_GPU = 2**26
 _LEVEL = 1 / 255
 
@@ -72,30 +73,57 @@ def apply_view(
             (host if params.x0.is_cpu else params[rows.to(params.x0.device)]),
             rows.to(images.device, non_blocking=True),
         )
-    params = params.to(images.device)
+    params = host if images.is_cpu else params.to(images.device)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        drawn = _drawn(images, params, host, spec, colour)
         for start, stop in _chunks(images, spec.size):
-            here = host[start:stop]
-            there = here if images.is_cpu else params[start:stop]
             part = images[start:stop] if rows is None else images.index_select(0, rows[start:stop])
-            view = torch.addcmul(offset, _view(part, there, here, spec, colour), scale)
-            if rows is None:
-                out[start:stop] = view
+            view = _view(part, drawn[start:stop], spec, colour)
+            if rows is None and out.dtype == view.dtype:
+                torch.addcmul(offset, view, scale, out=out[start:stop])
+            elif rows is None:
+                out[start:stop] = torch.addcmul(offset, view, scale)
             else:
-                out.index_copy_(0, rows[start:stop], view.to(out.dtype))
+                out.index_copy_(0, rows[start:stop], torch.addcmul(offset, view, scale).to(out.dtype))
     return out
 
 
-def _view(images: Tensor, params: ViewParams, host: ViewParams, spec: ViewSpec, colour: Colour) -> Tensor:
-    """The view of a few images before normalisation; `host`: the same draws on the CPU."""
+@dataclass(frozen=True)
+class _Drawn:
+    """The draws of some images: on their device, on the CPU, and as what crop and `fast` colour need."""
+
+    params: ViewParams
+    host: ViewParams
+    rows: Taps
+    columns: Taps
+    matrix: Tensor | None
+    offset: Tensor | None
+
+    def __getitem__(self, part: slice) -> "_Drawn":
+        rows, columns = (Taps(taps.source[part], taps.weight[part]) for taps in (self.rows, self.columns))
+        matrix, offset = (None if x is None else x[part] for x in (self.matrix, self.offset))
+        host = self.host[part]
+        return _Drawn(host if self.params is self.host else self.params[part], host, rows, columns, matrix, offset)
+
+
+def _drawn(images: Tensor, params: ViewParams, host: ViewParams, spec: ViewSpec, colour: Colour) -> _Drawn:
+    """All that is computed from the draws alone, for the whole batch: many small calls, of the same price for any B."""
     channels, height, width = images.shape[1:]
     rows = bilinear_taps(params.y0, params.h, None, spec.size, height, float(host.h.max()))
     columns = bilinear_taps(params.x0, params.w, params.flip, spec.size, width, float(host.w.max()))
     columns.weight.mul_(_LEVEL)
-    view = resample(images, rows, columns)
-    if channels == 3 and colour == "fast":
-        matrix, offset = colours.fused_matrix(host)
-        view = colours.fused(view, matrix.to(view.device, non_blocking=True), offset.to(view.device, non_blocking=True))
+    if channels != 3 or colour != "fast":
+        return _Drawn(params, host, rows, columns, None, None)
+    matrix, offset = (x.to(images.device, non_blocking=True) for x in colours.fused_matrix(host))
+    return _Drawn(params, host, rows, columns, matrix, offset)
+
+
+def _view(images: Tensor, drawn: _Drawn, spec: ViewSpec, colour: Colour) -> Tensor:
+    """The view of a few images before normalisation."""
+    params, host, channels = drawn.params, drawn.host, images.shape[1]
+    view = resample(images, drawn.rows, drawn.columns)
+    if drawn.matrix is not None and drawn.offset is not None:
+        view = colours.fused(view, drawn.matrix, drawn.offset)
     else:
         view.clamp_(0.0, 1.0)  # the weights sum to 1 but for rounding
     if channels == 3 and colour == "exact":
@@ -172,7 +200,7 @@ def _sorted_rows(params: ViewParams) -> Tensor:
 
 
 def _chunks(images: Tensor, size: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of equal parts of the batch that fit the cache (CPU) or a fraction of the memory (GPU)."""
+    """(start, stop) of equal parts of the batch, none with more values than the device works on at once."""
     n, channels, height, width = images.shape
     values = channels * max(height, size) * max(width, size)
     budget = _CHUNK_CPU * torch.get_num_threads() if images.is_cpu else _CHUNK_GPU

@@ -52,6 +52,13 @@ def make_views(
     return views
 
 
+def skip_views(n: int, shape: Sequence[int], specs: Sequence[ViewSpec], generator: torch.Generator) -> None:
+    """Take from `generator` what `make_views` takes for n images of `shape` (..., H, W): the next batch is then the
+    same on a process that makes none of these views."""
+    for spec in specs:
+        sample_params(spec, n, shape[-2], shape[-1], generator)
+
+
 def eval_view(
     images: Tensor,
     size: int,

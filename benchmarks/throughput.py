@@ -4,7 +4,9 @@
 
 Every figure is images / second / core: images divided by the processor time of one thread, best of several rounds that
 are interleaved, so that a change of the machine's speed hits all alike. The usual kind: one image at a time through
-Pillow, float32, channels first. Both loops have the same network, batch, views and optimiser.
+Pillow, float32, channels first. Both loops have the same network, batch, views and optimiser. `compiled` is the best
+format with the branches compiled, as `siamscope train` does when the run is long enough (seconds of compiling beside
+it). `conv` is a 3x3 convolution on short rows, forward and backward, as torch does it and in a strip.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from siamscope import recipe as recipes
 from siamscope import views
+from siamscope.networks.strip_conv import in_a_strip
+from siamscope.training import compile as compiling
+from siamscope.training import machine
 from siamscope.training.build import Normalisation, build_trainer, specs_of
 from siamscope.training.distributed import World
 from siamscope.training.precision import Precision
@@ -121,6 +126,11 @@ def whole_jobs(
     for colour in ("exact", "fast"):
         state = trainer(backbone, width, len(images), colour, precision)
         jobs[f"end to end {colour}"] = lambda state=state: state.step(1, images) and None
+    compiled = trainer(backbone, width, len(images), "fast", precision)
+    found = compiling.choose("on", compiled, 1000)
+    print(f"{backbone:<9} {found.reason}", flush=True)
+    if found.compiled:
+        jobs["end to end fast compiled"] = lambda: compiled.step(1, images) and None
     usual = trainer(backbone, width, len(images), "fast", Precision())
     rng = np.random.default_rng(0)
     pillow = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
@@ -129,12 +139,32 @@ def whole_jobs(
     return jobs
 
 
+def conv_jobs(channels: int, size: int, batch: int) -> dict[str, Callable[[], None]]:
+    """One convolution of the last stage, forward and backward, in bfloat16."""
+    kind = {"dtype": torch.bfloat16}
+    layout = torch.channels_last
+    images = torch.randn(batch, channels, size, size, **kind).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(channels, channels, 3, 3, **kind).contiguous(memory_format=layout).requires_grad_()
+    upstream = torch.randn_like(images)
+
+    def job(convolve: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        return lambda: torch.autograd.grad(convolve(), (images, weight), upstream) and None
+
+    name = f"conv {channels} {size}x{size}"
+    return {
+        f"{name} torch": job(lambda: torch.nn.functional.conv2d(images, weight, padding=1)),
+        f"{name} strip": job(lambda: in_a_strip(images, weight, 1)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("throughput.json"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
+    machine.keep_memory()
     results: dict[str, object] = {}
     for backbone, width, batch in (("resnet8", 1.0, 256), ("resnet18", 1.0, 64)):
         noise = torch.Generator().manual_seed(0)
@@ -147,7 +177,9 @@ def main() -> None:
         precision = Precision("bf16" in fastest, "channels last" in fastest)
         rows |= rates(whole_jobs(backbone, width, images, precision), batch, rounds)
         usual = rows["end to end Pillow fp32"]
-        rows |= {f"ratio {kind}": round(rows[f"end to end {kind}"] / usual, 2) for kind in ("exact", "fast")}
+        kinds = [name.removeprefix("end to end ") for name in rows if name.startswith("end to end")]
+        rows |= {f"ratio {kind}": round(rows[f"end to end {kind}"] / usual, 2) for kind in kinds[:-1]}
+        rows |= rates(conv_jobs(512, 4, batch), batch, rounds) if backbone == "resnet18" else {}
         results[f"{backbone} batch {batch}"] = rows
         for name, value in rows.items():
             print(f"{backbone:<9} {name:<28} {value:>10,.1f}", flush=True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "select": "the best of several runs or checkpoints, without labels",
     "sweep": "a search over rates, decays and widths without labels (needs the extra [sweep])",
     "study": "size of data and model, and order of presentation, at equal steps: tables and pages",
+    "scaling": "bytes a step of each method against link speed: which stop scaling where, on paper",
     "reproduce": "a paper's claims: list them, resolve their recipes, measure them",
     "methods": "the table of methods",
     "data": "what a data source holds, and a picture of its samples and views",
@@ -40,6 +41,7 @@ EXIT_CODES = """exit codes:
   3         the loss became NaN or infinite; the last checkpoint is intact
   4         the alarm ended a collapsing run after saving (--on-collapse stop, or rollback when that did not help)
   5         'diagnose': a limit of --fail-above or --fail-below is not kept
+  6         under torchrun, another process is gone or does not answer; the last checkpoint is intact
   130, 143  stopped by Ctrl-C or SIGTERM after saving; 'siamscope resume RUN' goes on"""
 
 
@@ -77,7 +79,7 @@ def run(args: list[str]) -> int:
         if not type(error).__module__.startswith("siamscope."):  # not written for the user: a defect
             raise
         print(f"siamscope {args[0]}: {error}", file=sys.stderr)
-        return 3 if type(error).__name__ == "NonFiniteLossError" else 2
+        return {"NonFiniteLossError": 3, "LostProcessError": 6}.get(type(error).__name__, 2)
 
 
 def _command(name: str, args: list[str]) -> int:

@@ -147,7 +147,7 @@ def distributed(model: Siamese, world: World) -> DistributedDataParallel:
     known = inspect.signature(DistributedDataParallel.__init__).parameters  # torch 2.13 renamed the option
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, **{option: False})  # type: ignore[arg-type]
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **{option: False})  # type: ignore[arg-type]
 
 
 def build_monitor(
@@ -158,19 +158,19 @@ def build_monitor(
     bank = draw(train, recipe.monitor.bank if train.labels is not None else 0, recipe.train.seed + 1, world)
     return Monitor(
         recipe.monitor, sample, bank, specs_of(recipe), view_size(recipe), norm.mean, norm.std, precision,
-        recipe.train.seed, theory.rates(recipe),
+        recipe.train.seed, theory.rates(recipe), world,
     )  # fmt: skip
 
 
 def build_watch(recipe: Recipe, val: Source, norm: Normalisation, world: World, precision: Precision) -> Watch:
     """The alarm's look at a few images of the validation split."""
-    images = draw(val, recipe.monitor.watch_samples, recipe.train.seed, world).images
+    images = draw(val, recipe.monitor.watch_samples, recipe.train.seed, World(device=world.device)).images
     return Watch(images, every(recipe, world.device.type), view_size(recipe), norm.mean, norm.std, precision)
 
 
 def draw(source: Source, most: int, seed: int, world: World) -> Sample:
-    """At most `most` images of a source, drawn by the seed, on the device."""
+    """At most `most` images of a source, drawn by the seed: this process's share of them, on the device."""
     chosen = np.sort(np.random.Generator(np.random.PCG64([seed, 7])).permutation(len(source))[:most])
-    images = torch.from_numpy(source.read(chosen.astype(np.int64))).to(world.device)
+    images = torch.from_numpy(source.read(chosen[world.share(len(chosen))].astype(np.int64))).to(world.device)
     labels = None if source.labels is None else torch.from_numpy(source.labels[chosen])
-    return Sample(images, labels)
+    return Sample(images, labels, len(chosen))

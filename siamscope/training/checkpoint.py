@@ -10,7 +10,7 @@ import re
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,13 +18,16 @@ from siamscope import recipe as recipes
 from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, explained, write_atomically
 
+if TYPE_CHECKING:
+    from siamscope.training.distributed import World
+
 FORMAT = 1
 HEALTHY = "healthy.pt"
 """The last checkpoint of a run at which the alarm had found nothing."""
 _NAME = re.compile(r"step-(\d+)\.pt$")
 # What a resumed run may change: where and how it computes, and what it watches; not what it computes.
 FREE_FIELDS = {
-    "data.workers", "data.cache_dir", "data.memory_budget_mb", "train.device", "train.threads",
+    "data.workers", "data.cache", "data.cache_dir", "data.memory_budget_mb", "train.device", "train.threads",
     "train.checkpoint_minutes", "train.checkpoint_steps", "train.keep", "monitor.on_collapse",
 }  # fmt: skip
 
@@ -160,17 +163,38 @@ def load_latest(run: RunDir, recipe: Recipe) -> tuple[Checkpoint | None, list[st
     return None, notes
 
 
+def from_first(world: World, path: Path, recipe: Recipe) -> Checkpoint:
+    """A checkpoint that rank 0 reads, on every process: hosts need not share a disk. Called by all of them.
+
+    Raises:
+        CheckpointError, RunError: as `load` on rank 0.
+    """
+    point = world.on_first(lambda: load(path, recipe))
+    return shared(world, point) if world.size > 1 else cast("Checkpoint", point)
+
+
+def shared(world: World, point: Checkpoint | None) -> Checkpoint:
+    """Rank 0's checkpoint on every process, as bytes that are read without unpickling code."""
+    if world.size == 1:
+        return cast("Checkpoint", point)
+    buffer = io.BytesIO()
+    if world.first:
+        torch.save(vars(point), buffer)
+    state = torch.load(io.BytesIO(world.broadcast_bytes(buffer.getvalue())), map_location="cpu", weights_only=True)
+    return point or Checkpoint(**state)
+
+
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     # A field that a newer version has added was at its default when the checkpoint was written.
     return [name for name in sorted(before) if name not in FREE_FIELDS and before.get(name) != after.get(name)]
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{key}.")
+            out |= flat(value, f"{prefix}{key}.")
         else:
             out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -16,22 +17,90 @@ from torch import Tensor
 from siamscope.objectives.base import Group
 from siamscope.recipe import RecipeError
 from siamscope.rundir import RunError
+from siamscope.training import pulse
+from siamscope.training.pulse import Pulse
 
 T = TypeVar("T")
+PATIENCE = "SIAMSCOPE_TIMEOUT_MINUTES"
+"""How long processes wait for one that does not answer: an environment variable, since it is the machines' matter."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One process among `size`; `rank` 0 writes files and speaks."""
+    """One process among `size`; `rank` 0 writes files and speaks. A host has `local_size` of them."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: dist.ProcessGroup | None = None  # for waits of hours, while rank 0 decodes images or judges
+    local_rank: int = 0
+    local_size: int = 1
+    pulse: Pulse | None = None
 
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def on(self, device: str) -> World:
+        """The same process with the device of this name; see `choose_device`."""
+        return replace(self, device=choose_device(device))
+
+    def at(self, step: int, stage: int) -> None:
+        """Note how far this process is: in `pulse.STAGES` of a step."""
+        if self.pulse is not None:
+            self.pulse.step, self.pulse.stage = step, stage
+
+    def last_words(self, advice: Callable[[], str]) -> None:
+        """What to add when another process is lost: how to go on."""
+        if self.pulse is not None:
+            self.pulse.advice = advice
+
+    def share(self, n: int) -> slice:
+        """The part of n rows that this process does, of about equal parts in the order of ranks."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def within(self, n: int, start: int, stop: int) -> slice:
+        """The rows of the block from `start` to `stop` that are in this process's share of n, counted in the block."""
+        mine = self.share(n)
+        low = min(max(mine.start, start), stop)
+        return slice(low - start, max(min(mine.stop, stop), low) - start)
+
+    def gathered(self, rows: Tensor | None) -> Tensor | None:
+        """The rows (n, ...) of all processes in the order of ranks, on rank 0 (None elsewhere); None stands for no row.
+
+        float32 goes over the patient group, on the CPU; the result is where rank 0's rows are.
+        """
+        if self.size == 1:
+            return rows
+        counts = self.all_said(None if rows is None else tuple(rows.shape))
+        shape = next((count for count in counts if count is not None), None)
+        if shape is None:
+            return None
+        lengths = [0 if count is None else count[0] for count in counts]
+        padded = torch.zeros(max(lengths), *shape[1:])
+        if rows is not None:
+            padded[: len(rows)] = rows.float().cpu()
+        parts = [torch.empty_like(padded) for _ in counts] if self.first else None
+        dist.gather(padded, parts, dst=0, group=self.patient)
+        if parts is None:
+            return None
+        return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(self.device)
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """Rank 0's bytes, on every rank, without pickling."""
+        box = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.first else None
+        length = self.broadcast(len(data))
+        box = torch.empty(length, dtype=torch.uint8) if box is None else box
+        dist.broadcast(box, src=0, group=self.patient)
+        return box.numpy().tobytes()
+
+    def all_said(self, value: T) -> list[T]:
+        """The value of every process (small Python objects), in the order of ranks, on all of them."""
+        if self.size == 1:
+            return [value]
+        out: list[Any] = [None] * self.size
+        dist.all_gather_object(out, value, group=self.patient)
+        return out
 
     def group(self) -> Group:
         """What an objective needs to see the whole batch."""
@@ -63,18 +132,32 @@ class World:
 
     def on_first(self, work: Callable[[], T]) -> T | None:
         """`work()` on rank 0 while the others wait; when it fails for the user's reasons, it fails on all of them."""
+        return self._on(self.first, work)
+
+    def on_each_host(self, work: Callable[[], T]) -> T | None:
+        """`work()` on one process of every host while the others wait; when it fails on one, it fails on all."""
+        return self._on(self.local_rank == 0, work)
+
+    def _on(self, chosen: bool, work: Callable[[], T]) -> T | None:
         result, problem = None, None
-        if self.first:
+        if chosen:
             try:
                 result = work()
             except ValueError as error:
                 problem = error
-        said = self.broadcast(str(problem) if problem else None)
-        if problem:
+        told = self.all_said(str(problem) if problem else None)
+        said = {text for text in told if text}
+        if problem and len(said) == 1:
             raise problem
-        if said is not None:
-            raise RunError(said)
+        if said:
+            shared = len(said) == 1
+            raise RunError("; ".join(text if shared else f"rank {k}: {text}" for k, text in _first_of_each(told)))
         return result
+
+
+def _first_of_each(told: list[str | None]) -> list[tuple[int, str]]:
+    """The different texts, each with the first rank that said it."""
+    return [(rank, text) for rank, text in enumerate(told) if text and text not in told[:rank]]
 
 
 class _Gather(torch.autograd.Function):
@@ -111,26 +194,66 @@ def launched_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def patience() -> float:
+    """Seconds to wait for a process that does not answer: $SIAMSCOPE_TIMEOUT_MINUTES, 10 minutes by default.
+
+    Raises:
+        RunError: it is no positive number.
+    """
+    given = os.environ.get(PATIENCE, "10")
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise RunError(f"{PATIENCE} must be a number of minutes above 0, got {given!r}")
+    return 60 * minutes
+
+
 @contextmanager
-def world(device: str, timeout_minutes: float = 10) -> Iterator[World]:
-    """Join the processes that torchrun started, or be alone; leave again at the end.
+def world() -> Iterator[World]:
+    """Join the processes that torchrun started, or be alone; leave again at the end. The device is the CPU until `on`.
 
     A caller's own process group is used as it is, and stays.
+
+    Raises:
+        LostProcessError: another process is gone or does not answer.
     """
-    chosen = choose_device(device)
     mine = not dist.is_initialized()
     if mine and not launched_by_torchrun():
-        yield World(device=chosen)
+        yield World()
         return
+    wait = patience()
     if mine:
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # A little longer than the patience: who does not beat any more is named by the pulse before this fails.
+        dist.init_process_group(backend, timeout=timedelta(seconds=wait + 5))
+    patient = dist.new_group(backend="gloo", timeout=timedelta(hours=24))
+    local, beside = (
+        int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+    )
+    here = World(dist.get_rank(), dist.get_world_size(), patient=patient, local_rank=local, local_size=beside)
+    if not mine:
+        yield here
+        return
+    alive = pulse.start(here.rank, here.size, here.broadcast(uuid4().hex), wait)
+    here.all_said(None)  # every process has had its first beat
+    alive.start()
     try:
-        patient = dist.new_group(backend="gloo", timeout=timedelta(hours=24))
-        yield World(dist.get_rank(), dist.get_world_size(), chosen, patient)
-    finally:
-        if mine:
-            dist.destroy_process_group()
+        yield replace(here, pulse=alive)
+    except RuntimeError as error:
+        if not pulse.concerns_others(error):
+            alive.leave(f"rank {here.rank} ended with an error ({type(error).__name__})")
+            raise
+        lost = alive.explain(error)
+        alive.leave(str(lost))
+        raise lost from None  # the group is broken: nothing to take leave of
+    except BaseException as error:
+        alive.leave(f"rank {here.rank} ended: {str(error) or type(error).__name__}")
+        dist.destroy_process_group()
+        raise
+    alive.leave()
+    dist.destroy_process_group()
 
 
 def choose_device(name: str) -> torch.device:

@@ -113,7 +113,11 @@ class Loop:
         # A GPU is asked for its losses only now and then, because every question stalls it.
         flush_every = 10 if world.device.type == "cuda" else 1
         for number in range(self.start + 1, trainer.steps + 1):
-            loss = self.step(number, next(batches))
+            world.at(number, 0)
+            images = next(batches)
+            world.at(number, 1)
+            loss = self.step(number, images)
+            world.at(number, 2)
             self.pending.append((number, loss, self.current_rate(), trainer.momentum(number)))
             last = number == trainer.steps
             measured = last or number % self.interval == 0
@@ -187,8 +191,9 @@ class Loop:
         self.loss = loss
 
     def observe(self, number: int) -> bool:
-        """Measure and log; True if this is the best measurement so far. Other ranks wait at their next exchange."""
+        """Measure and log; True (on rank 0) if this is the best measurement so far. Every process does its share."""
         if not self.trainer.world.first:
+            self.monitor.measure(self.trainer.model, number, None)
             return False
         started = time.monotonic()
         record: dict[str, Any] = {"kind": "monitor", "step": number, "epoch": self.epoch(number)}

@@ -17,6 +17,7 @@ from siamscope.evaluation.features import evaluating
 from siamscope.evaluation.knn import knn
 from siamscope.sections import MonitorConfig
 from siamscope.training import theory
+from siamscope.training.distributed import World
 from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 from siamscope.views.policies import ViewSpec
@@ -32,14 +33,27 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Sample:
-    """Images (n, C, H, W) uint8 on the device, and their labels (n,) if there are any."""
+    """This process's share of `count` images, (n, C, H, W) uint8 on the device; the labels (count,) of all, if any."""
 
     images: Tensor
     labels: Tensor | None
+    count: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the networks make of the images of all processes; of the bank and by the target, where it is used."""
+
+    features: Tensor
+    embeddings: Tensor
+    views: Pair
+    projected: Pair
+    bank: Tensor | None
+    lag: Pair | None
 
 
 class Monitor:
-    """Measures the representation on the same images every time.
+    """Measures the representation on the same images every time: every process its share, and rank 0 the whole.
 
     `sample` is drawn from the validation split, `bank` from the training split (used only with labels).
     """
@@ -56,6 +70,7 @@ class Monitor:
         precision: Precision,
         seed: int,
         rates: theory.Rates | None = None,
+        world: World | None = None,
     ) -> None:
         self.config = config
         self.sample, self.bank = sample, bank
@@ -63,18 +78,23 @@ class Monitor:
         self.precision = precision
         self.seed = seed
         self.rates = rates
+        self.world = world or World()
 
     def measure(self, model: Siamese, step: int, reference: dict[str, Any] | None) -> dict[str, Any]:
-        """All figures after `step` steps; `reference` holds those of step 0, to tell what training lost."""
+        """All figures after `step` steps; `reference` holds those of step 0, to tell what training lost.
+
+        Called by all processes; nothing but on rank 0.
+        """
         with evaluating(model):
-            features = self._encode(model.online.backbone, self.sample.images)
-            embeddings = self._project(model, features)
-            seen, pair = self._views(model)
-            out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*pair)}
-            if self.sample.labels is not None and self.bank.labels is not None:
-                out["knn"] = self._knn(model, features, self.bank.labels, self.sample.labels)
-            out |= _aligned(model, embeddings)
-            out |= theory.figures(model, self.rates, *pair, lambda: self._lag(model, embeddings))
+            found = self._look(model)
+        if found is None:
+            return {}
+        features, embeddings, seen, pair = found.features, found.embeddings, found.views, found.projected
+        out: dict[str, Any] = {"positive_similarity": collapse.positive_similarity(*pair)}
+        if found.bank is not None:
+            out["knn"] = self._knn(found.bank, features)
+        out |= _aligned(model, embeddings)
+        out |= theory.figures(model, self.rates, *pair, lambda: found.lag)
         of_embeddings, spectrum = _vitals(embeddings)
         of_features, feature_spectrum = _vitals(features)
         out |= {f"feature_{name}": value for name, value in _ranks(features, seen).items()}
@@ -101,35 +121,65 @@ class Monitor:
             **_logged("features", feature_spectrum),
         }
 
+    def _look(self, model: Siamese) -> _Seen | None:
+        """Each process's share through the networks, then all rows on rank 0."""
+        backbone, share = model.online.backbone, self.sample.images
+        features = self._encode(backbone, share) if len(share) else None
+        embeddings = self._project(model, features) if features is not None else None
+        views = self._views(model)
+        projected = [self._project(model, view) if view is not None else None for view in views]
+        lag, bank = self._lag(model, embeddings), None
+        if self.sample.labels is not None and self.bank.labels is not None:
+            bank = self._encode(backbone, self.bank.images) if len(self.bank.images) else None
+        *rows, bank, online, target = map(self.world.gathered, (features, embeddings, *views, *projected, bank, *lag))
+        if not self.world.first:
+            return None
+        z = [part for part in rows if part is not None]  # all of them: rank 0 has the whole sample
+        followed = (online, target) if online is not None and target is not None else None
+        return _Seen(z[0], z[1], (z[2], z[3]), (z[4], z[5]), bank, followed)
+
     def _encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([self._run(encoder, self._clean(chunk)) for chunk in torch.split(images, CHUNK)])
 
     def _project(self, model: Siamese, features: Tensor) -> Tensor:
         return torch.cat([self._run(model.online.projector, chunk) for chunk in torch.split(features, CHUNK)])
 
-    def _views(self, model: Siamese) -> tuple[Pair, Pair]:
-        """Features, and embeddings, of two views of every image, the same views at every measurement."""
+    def _views(self, model: Siamese) -> tuple[Tensor | None, Tensor | None]:
+        """Features of two views of every image of this process; the same views at every measurement."""
         generator = torch.Generator().manual_seed(self.seed)
         features: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for chunk in torch.split(self.sample.images, CHUNK):
-            batch = views.make_views(chunk, self.specs, generator, colour="fast", mean=self.mean, std=self.std)
+        images, total = self.sample.images, self.sample.count
+        done = 0
+        for start in range(0, total, CHUNK):
+            n = min(CHUNK, total - start)
+            mine = self.world.within(total, start, start + n)
+            if mine.start == mine.stop:
+                views.skip_views(n, images.shape, self.specs, generator)
+                continue
+            chunk = images[done : done + mine.stop - mine.start]
+            done += len(chunk)
+            batch = views.make_views(
+                chunk, self.specs, generator, colour="fast", mean=self.mean, std=self.std, rows=mine, global_batch=n
+            )
             for kept, view in zip(features, batch[:2], strict=True):
                 kept.append(self._run(model.online.backbone, self.precision.layout(view)))
-        first, second = torch.cat(features[0]), torch.cat(features[1])
-        return (first, second), (self._project(model, first), self._project(model, second))
+        first, second = (torch.cat(kept) if kept else None for kept in features)
+        return first, second
 
-    def _lag(self, model: Siamese, embeddings: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Embeddings of the first images by the online network and by the momentum target, if there is one."""
-        if model.target is None:
-            return None
-        images = self.sample.images[:LAGGING]
+    def _lag(self, model: Siamese, embeddings: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Embeddings of the first images by the online network and by the momentum target, if they are of use."""
+        mine = self.world.within(self.sample.count, 0, min(LAGGING, self.sample.count))
+        if model.target is None or matrix_of(model) is None or embeddings is None or mine.start == mine.stop:
+            return None, None
+        images = self.sample.images[: mine.stop - mine.start]
         return embeddings[: len(images)], self._run(model.target, self._clean(images))
 
-    def _knn(self, model: Siamese, features: Tensor, bank_labels: Tensor, labels: Tensor) -> float:
-        bank = self._encode(model.online.backbone, self.bank.images)
+    def _knn(self, bank: Tensor, features: Tensor) -> float:
+        assert self.bank.labels is not None  # or there were no bank
+        assert self.sample.labels is not None
         k = min(self.config.k, len(bank))
         result = knn(
-            bank, bank_labels, features, labels,
+            bank, self.bank.labels, features, self.sample.labels,
             ks=(k,), temperature=self.config.temperature,
         )  # fmt: skip
         return float(result.accuracy[k])
@@ -142,10 +192,16 @@ class Monitor:
             return module(batch).float().clone()  # type: ignore[no-any-return]
 
 
+def matrix_of(model: Siamese) -> Tensor | None:
+    """The predictor, if it is one matrix and not one for each part of the space."""
+    matrix: Tensor | None = getattr(model.predictor, "matrix", None)
+    return matrix if matrix is not None and matrix.ndim == 2 else None
+
+
 def _aligned(model: Siamese, embeddings: Tensor) -> dict[str, Any]:
     """How a predictor that is a matrix W stands to the embeddings' correlation F, and the spectra of both."""
-    matrix = getattr(model.predictor, "matrix", None)
-    if matrix is None or matrix.ndim != 2:  # no matrix, or one for each part of the space
+    matrix = matrix_of(model)
+    if matrix is None:
         return {}
     z = embeddings.double()
     if not bool(torch.isfinite(z).all()):

@@ -39,7 +39,7 @@ def restore(run: RunDir, trainer: Trainer, monitor: Monitor, rollbacks: int) -> 
     Raises:
         CheckpointError: it cannot be read.
     """
-    point = checkpoint.load(run.checkpoints / checkpoint.HEALTHY, trainer.recipe)
+    point = checkpoint.from_first(trainer.world, run.checkpoints / checkpoint.HEALTHY, trainer.recipe)
     trainer.model.load_state_dict(point.model)
     trainer.optimizer.load_state_dict(point.optimizer)
     factor = SHARE ** (rollbacks - point.rollbacks)

@@ -16,6 +16,7 @@ from siamscope import views
 from siamscope.data.source import Source
 from siamscope.evaluation.features import evaluating, extract
 from siamscope.training.build import Normalisation
+from siamscope.training.distributed import World
 from siamscope.training.siamese import TARGET_VIEWS
 from siamscope.views.policies import ViewSpec
 
@@ -54,6 +55,12 @@ class Encode:
     def __call__(self, encoder: nn.Module, split: Split) -> Tensor:
         return extract(encoder, split.read, len(split), transform=self._clean, device=self.device)
 
+    def views(
+        self, encoder: nn.Module, parts: Sequence[Split], specs: Sequence[ViewSpec], q: int, most: int, seed: int
+    ) -> Tensor:
+        """See `of_views`."""
+        return of_views(encoder, self, parts, specs, q, most, seed)
+
     def _clean(self, images: Tensor) -> Tensor:
         return views.eval_view(images, self.size, self.norm.mean, self.norm.std)
 
@@ -64,7 +71,6 @@ def transform_hash(size: int, norm: Normalisation) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@torch.inference_mode()
 def of_views(
     encoder: nn.Module,
     encode: Encode,
@@ -81,17 +87,43 @@ def of_views(
     projector, whose output is then given. Both modules must be on the device of `encode`; they are in eval mode
     meanwhile.
     """
+    found = share_of_views(encoder, encode, parts, specs, q, most, seed, head)
+    assert found is not None  # alone, and there is an image
+    return found
+
+
+@torch.inference_mode()
+def share_of_views(
+    encoder: nn.Module,
+    encode: Encode,
+    parts: Sequence[Split],
+    specs: Sequence[ViewSpec],
+    q: int,
+    most: int,
+    seed: int,
+    head: nn.Module | None = None,
+    world: World | None = None,
+) -> Tensor | None:
+    """The rows of `of_views` that this process of `world` does; None for none."""
+    world, done, total = world or World(), 0, min(most, sum(map(len, parts)))
     chosen = [specs[k % min(len(specs), TARGET_VIEWS)] for k in range(q)]
     generator = torch.Generator().manual_seed(seed)
     found: list[Tensor] = []
     with evaluating(encoder), evaluating(head or nn.Identity()):
         for images in _blocks(parts, most, max(CHUNK // q, 1)):
-            batch = torch.from_numpy(images).to(encode.device)
-            drawn = views.make_views(batch, chosen, generator, mean=encode.norm.mean, std=encode.norm.std)
+            n, mine = len(images), world.within(total, done, done + len(images))
+            done += n
+            if mine.start == mine.stop:
+                views.skip_views(n, images.shape[-2:], chosen, generator)
+                continue
+            batch = torch.from_numpy(images[mine]).to(encode.device)
+            drawn = views.make_views(
+                batch, chosen, generator, mean=encode.norm.mean, std=encode.norm.std, rows=mine, global_batch=n
+            )
             rows = [encoder(view) for view in drawn]
             rows = rows if head is None else [head(row) for row in rows]
             found.append(torch.stack(rows, dim=1).float().cpu())
-    return torch.cat(found)
+    return torch.cat(found) if found else None
 
 
 def _blocks(parts: Sequence[Split], most: int, step: int) -> Iterator[NDArray[np.uint8]]:

@@ -22,9 +22,11 @@ from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, read_jsonl, write_atomically
 from siamscope.sections import EvaluationConfig
 from siamscope.training.build import Normalisation, build_backbone, specs_of, view_size
+from siamscope.training.distributed import World
 from siamscope.training.siamese import TARGET_VIEWS, Siamese
 from siamscope.workflow import scored
 from siamscope.workflow.features import Encode, Split
+from siamscope.workflow.together import Together
 
 COMPARED_PIXELS = 3072  # 32 x 32 RGB
 PROBED_PIXELS = 768  # a linear probe on more costs much and gains little
@@ -32,15 +34,28 @@ PIECE = 2048
 MAP_POINTS, QUERIES, NEIGHBOURS, PAIRS = 2000, 8, 6, 6
 
 
-def judge(run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: Normalisation) -> dict[str, Any]:
+def judge(
+    run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, norm: Normalisation, here: World
+) -> dict[str, Any] | None:
     """Judge the model of a run that just ended; writes evaluation.json and gallery.npz and returns the former.
 
-    In float32, whatever the training ran in, so that `siamscope evaluate` finds the same figures.
+    In float32, whatever the training ran in, so that `siamscope evaluate` finds the same figures. Called by all
+    processes: each extracts its share of the features, and rank 0 has the figures (None elsewhere).
     """
-    device = next(model.parameters()).device
-    encode = Encode(view_size(recipe), norm, device)
-    untrained = build_backbone(recipe, dataset.train.channels).to(device)
+    untrained = build_backbone(recipe, dataset.train.channels).to(here.device)
     encoders = {"trained": model.online.backbone, "untrained": untrained}
+    encode = Together(view_size(recipe), norm, here, encoders, dataset)
+    if not here.first:
+        encode.serve()
+        return None
+    try:
+        return _judged(run, recipe, model, dataset, encode)
+    finally:
+        encode.dismiss()
+
+
+def _judged(run: RunDir, recipe: Recipe, model: Siamese, dataset: Dataset, encode: Together) -> dict[str, Any]:
+    encoders = encode.encoders
     found = figures(encoders, encode, dataset, recipe.evaluation, recipe.train.seed)
     label_free = scored.of_encoders(encoders, encode, dataset, specs_of(recipe), recipe.train.seed)
     result = {"verdict": verdict(run, found)} | found | label_free

@@ -15,7 +15,7 @@ from siamscope.data.orders import ChunkOrder, HybridOrder, LastOrder
 from siamscope.data.replay import Replay
 from siamscope.data.stream import EndlessOrder, EndlessShapes
 from siamscope.recipe import Recipe
-from siamscope.rundir import RunDir, explained, write_text
+from siamscope.rundir import RunDir, RunError, explained, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,6 +109,26 @@ def described(recipe: Recipe, order: Order, steps: int) -> str:
     return text + (f"; iid from step {order.switch_step}" if isinstance(order, HybridOrder) else "")
 
 
+class Dealt:
+    """An order whose batches are dealt out: the contiguous rows that a process takes of a batch are then its share of
+    each of the `parts` that the batch is computed in, so that a part holds the same images on any number of processes.
+    """
+
+    def __init__(self, order: Order, processes: int, parts: int) -> None:
+        self.order, self.processes, self.parts = order, processes, parts
+        self.batch_size, self.steps_per_epoch = order.batch_size, order.steps_per_epoch
+
+    def batch(self, step: int) -> Positions:
+        """Indices of the global batch of a step (from 0), int64 (batch_size,)."""
+        cut = self.order.batch(step).reshape(self.parts, self.processes, -1)
+        return cut.transpose(1, 0, 2).reshape(-1)
+
+
+def dealt(order: Order, processes: int, parts: int) -> Order:
+    """The order for so many processes that accumulate gradients over `parts` of a batch."""
+    return Dealt(order, processes, parts) if processes > 1 and parts > 1 else order
+
+
 # ------------------------------------------------------------------------------- a folder that grows
 
 
@@ -130,6 +150,11 @@ def batches(
     """A function of the steps that are done, to this process's rows of the batches of all steps after them."""
     if not isinstance(order, GrowingOrder):
         return lambda done: (images for images, _ in loader.batches(done, steps))
+    if not all(here.all_said(_ledger(run).is_dir())):
+        raise RunError(
+            f"{run.path} is not the same directory on every host, and with order.name 'stream' all processes read "
+            "there which images have joined: give an --out on a disk that the hosts share"
+        )
     folder = GrowingFolder(dataset.config, _ledger(run), dataset.files, order.source, order, write_text)
 
     def growing(done: int) -> Iterator[Tensor]:

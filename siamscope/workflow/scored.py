@@ -17,7 +17,7 @@ from siamscope.collapse.moments import moment_scores, moments
 from siamscope.collapse.spectral import ALPHA_RANGE, RANKME_EPS
 from siamscope.data import Dataset
 from siamscope.views.policies import ViewSpec
-from siamscope.workflow.features import Encode, Split, of_views, transform_hash
+from siamscope.workflow.features import Encode, Split, transform_hash
 
 SCORED = 10_000
 """Validation images at most."""
@@ -42,7 +42,7 @@ def of_encoders(
     features = {name: encode(encoder, part) for name, encoder in encoders.items()}
     n, d = features["trained"].shape
     viewed = max(VIEWED, 2 * d)  # LiDAR of m images is at most m - 1, whatever the features are
-    views = {name: of_views(encoder, encode, [part], specs, VIEWS, viewed, seed) for name, encoder in encoders.items()}
+    views = {name: encode.views(encoder, [part], specs, VIEWS, viewed, seed) for name, encoder in encoders.items()}
     about = {
         "n": n,
         "d": d,

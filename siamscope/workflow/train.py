@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,8 +45,10 @@ from siamscope.training.step import Trainer
 from siamscope.training.watch import Watch
 from siamscope.workflow import environment
 from siamscope.workflow.judge import judge
+from siamscope.workflow.launch import Launch, agree_on_data, agree_on_recipe, how_to_go_on
 from siamscope.workflow.opening import opened, opened_once
-from siamscope.workflow.ordering import batches, begin_order, build_order, described, known_files, steps_per_epoch
+from siamscope.workflow.ordering import batches, begin_order, build_order, dealt, described, known_files
+from siamscope.workflow.ordering import steps_per_epoch as steps_of_epoch
 
 STATS_SAMPLES = 10_000
 
@@ -71,16 +74,21 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
     """
     recipes.validate(recipe)
     with ExitStack() as stack:
-        here = stack.enter_context(world(recipe.train.device))
+        here = stack.enter_context(world()).on(recipe.train.device)
         reporter = (reporter or Silent()) if here.first else Silent()
         run = RunDir(out)
+        here.last_words(partial(how_to_go_on, run))
+        agree_on_recipe(here, recipe)
+        launch = Launch.of(here, recipe)
+        if here.broadcast(here.on_first(lambda: launch.began(run))):
+            return _go_on(run, here, stack, reporter, launch=launch)
         here.on_first(lambda: run.check_free(overwrite))
         prepared = _prepare(recipe, here, reporter)
 
         def begin() -> None:  # only now, so that data or names that cannot be used leave nothing behind
             stack.enter_context(run.created(prepared.recipe, overwrite))
             begin_order(run, prepared.order, prepared.dataset)
-            _write_start(run, prepared, here)
+            _write_start(run, prepared, here, launch)
 
         here.on_first(begin)
         return _run(run, prepared, here, reporter)
@@ -101,22 +109,40 @@ def resume(
     Raises:
         RunError: an alarm ended the run, and it may not go on.
     """
-    run = RunDir.open(path)
-    recipe = run.recipe()
+    with ExitStack() as stack:
+        here = stack.enter_context(world())
+        reporter = (reporter or Silent()) if here.first else Silent()
+        run = RunDir(path)
+        here.last_words(partial(how_to_go_on, run))
+        return _go_on(run, here, stack, reporter, device, on_collapse)
+
+
+def _go_on(
+    run: RunDir,
+    here: World,
+    stack: ExitStack,
+    reporter: Reporter,
+    device: str | None = None,
+    on_collapse: OnCollapse | None = None,
+    launch: Launch | None = None,
+) -> Finished:
+    """What rank 0 finds in the run's directory, on all processes: their hosts need not share a disk."""
+    recipe, known = here.broadcast(here.on_first(lambda: (RunDir.open(run.path).recipe(), known_files(run))))
     if on_collapse:
         recipe = replace(recipe, monitor=replace(recipe.monitor, on_collapse=on_collapse))
     if device:
         recipe = replace(recipe, train=replace(recipe.train, device=device))
     if recipe.train.compile == "auto":  # of a run that was begun before there was the choice
         recipe = replace(recipe, train=replace(recipe.train, compile="off"))
-    with ExitStack() as stack:
-        here = stack.enter_context(world(recipe.train.device))
-        reporter = (reporter or Silent()) if here.first else Silent()
-        here.on_first(lambda: stack.enter_context(run.lock()))
-        prepared = _prepare(recipe, here, reporter, known_files(run))
-        _same_data(run, prepared.dataset)
-        _restore(prepared, run, reporter)
-        return _run(run, prepared, here, reporter)
+    agree_on_recipe(here, recipe)
+    here = here.on(recipe.train.device)
+    launch = launch or Launch.of(here, recipe)
+    here.on_first(lambda: stack.enter_context(run.lock()))
+    prepared = _prepare(recipe, here, reporter, known)
+    here.on_first(lambda: _same_data(run, prepared.dataset))
+    _restore(prepared, run, reporter)
+    here.on_first(lambda: launch.note(run, here.size))
+    return _run(run, prepared, here, reporter)
 
 
 @dataclass
@@ -143,6 +169,7 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
     """
     _configure(recipe)
     dataset = _shared_dataset(recipe, here, reporter, known)
+    agree_on_data(here, dataset)
     recipe = replace(recipe, data=replace(dataset.config, cache_dir=recipe.data.cache_dir))
     if len(dataset.val) < 2:
         raise RunError(
@@ -151,7 +178,7 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
         )
     norm = normalisation(dataset)
     channels = dataset.train.channels
-    per_epoch = steps_per_epoch(recipe, dataset)
+    per_epoch = steps_of_epoch(recipe, dataset)
     recipe, timings = with_number_format(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
     trainer = build_trainer(recipe, channels, per_epoch, norm, here, precision)
@@ -170,7 +197,12 @@ def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Fi
         loop.start, loop.best, loop.reference, loop.rollbacks = start.step, start.best, start.reference, start.rollbacks
     fits = recipe.order.name != "stream" and _fits(dataset, here)
     with Loader(
-        prepared.source, order, rank=here.rank, world=here.size, device=here.device, device_resident=fits
+        prepared.source,
+        dealt(order, here.size, recipe.train.accumulate),
+        rank=here.rank,
+        world=here.size,
+        device=here.device,
+        device_resident=fits,
     ) as loader:
         try:
             outcome = loop.fit(batches(run, order, dataset, loader, prepared.trainer.steps, here, reporter))
@@ -181,7 +213,7 @@ def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Fi
 
 def _fits(dataset: Dataset, here: World) -> bool:
     """Whether every process may keep all training images on its device."""
-    if dataset.streams or dataset.train.nbytes * here.size > budget(dataset.config.memory_budget_mb):
+    if dataset.streams or dataset.train.nbytes * here.local_size > budget(dataset.config.memory_budget_mb):
         return False
     if here.device.type != "cuda":
         return True
@@ -193,11 +225,12 @@ def _finish(run: RunDir, prepared: Prepared, outcome: Outcome, here: World, repo
     evaluation = None
     if here.first and outcome.reason:
         export(run, prepared)  # what there is, but no judgement: the training did not come to its end
-    elif here.first and outcome.signal is None:
-        model = prepared.trainer.model
-        export(run, prepared)
-        reporter.say("judging the encoder")
-        evaluation = judge(run, prepared.recipe, model, prepared.dataset, prepared.norm)
+    elif not outcome.reason and outcome.signal is None:
+        if here.first:
+            export(run, prepared)
+            reporter.say("judging the encoder")
+        evaluation = judge(run, prepared.recipe, prepared.trainer.model, prepared.dataset, prepared.norm, here)
+    if evaluation is not None:
         known = json.loads(run.environment.read_text(encoding="utf-8"))
         run.write_json(run.environment, known | {"finished": environment.now()})
     return Finished(run, outcome.step, outcome.signal, evaluation, here.first, outcome.reason)
@@ -220,9 +253,10 @@ def export(run: RunDir, prepared: Prepared) -> None:
 
 
 def _shared_dataset(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str, list[str]] | None) -> Dataset:
-    """The data, decoded by rank 0 while the others wait. Of a folder that grows, all see the files that rank 0 saw."""
+    """The data, decoded by one process of every host while the others wait: hosts may have a cache each. Of a folder
+    that grows, all see the files that rank 0 saw."""
     if recipe.order.name != "stream":
-        return here.on_first(lambda: opened(recipe.data, reporter)) or opened(recipe.data, Silent())
+        return here.on_each_host(lambda: opened(recipe.data, reporter)) or opened(recipe.data, Silent())
     mine = here.on_first(lambda: opened_once(recipe.data, reporter, known))
     files = here.broadcast(mine.files if mine else None)
     return mine or opened(recipe.data, Silent(), files)
@@ -289,7 +323,7 @@ def compiled_step(trainer: Trainer, reporter: Reporter) -> Choice:
     return found
 
 
-def _write_start(run: RunDir, prepared: Prepared, here: World) -> None:
+def _write_start(run: RunDir, prepared: Prepared, here: World, launch: Launch) -> None:
     dataset, recipe = prepared.dataset, prepared.recipe
     about = environment.describe(here.device, here.size) | {
         "precision": recipe.train.precision,
@@ -303,6 +337,7 @@ def _write_start(run: RunDir, prepared: Prepared, here: World) -> None:
         "validation_images": len(dataset.val),
         "test_images": len(dataset.test) if dataset.test else 0,
         "order": described(recipe, prepared.order, prepared.trainer.steps),
+        "launch": launch.facts(),
         "started": environment.now(),
     }
     run.write_json(run.environment, about)
@@ -313,19 +348,21 @@ def _write_start(run: RunDir, prepared: Prepared, here: World) -> None:
 
 def _restore(prepared: Prepared, run: RunDir, reporter: Reporter) -> None:
     """Put the run's last checkpoint into the trainer."""
-    point, notes = checkpoint.load_latest(run, prepared.recipe)
+    here = prepared.trainer.world
+    point, notes = here.on_first(lambda: checkpoint.load_latest(run, prepared.recipe)) or (None, [])
     for note in notes:
         reporter.say(f"{note}; falling back to the one before")
-    prepared.trainer.world.on_first(lambda: _rebuild_alarm(prepared, run, point))
-    if prepared.trainer.world.first:
+    here.on_first(lambda: _rebuild_alarm(prepared, run, point))
+    if here.first:
         run.sweep()
         step = point.step if point else 0
         run.forget_after(step if point else -1, point.rollbacks if point else 0)
         event = {"kind": "event", "step": step, "message": f"resumed after step {step}", "time": environment.now()}
         run.append_metrics(event)
-    if point is None:
+    if not here.broadcast(point is not None):
         reporter.say("no checkpoint yet: starting again from step 0")
         return
+    point = checkpoint.shared(here, point)
     prepared.trainer.model.load_state_dict(point.model)
     prepared.trainer.optimizer.load_state_dict(point.optimizer)
     rollback.follow(prepared.monitor, prepared.recipe, point.rollbacks)

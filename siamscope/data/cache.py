@@ -1,8 +1,8 @@
-"""Prepared images on disk: written once, under a lock, by a rename; opened memory-mapped ever after.
+"""Prepared images on disk: written once, shard by shard, by as many processes as ask for them; read ever after.
 
-An entry is a folder GROUP-KEY with `images.u8` (raw uint8, N×C×S×S) and `index.json`. GROUP stands for where the
-images come from and how they are prepared, KEY for the state of the files; when a group gets a new key, the old entry
-goes. An entry that lacks anything is as good as none.
+An entry is a folder GROUP-KEY with shards (see siamscope.data.shards) and, once all are there, `index.json`. GROUP
+stands for where the images come from and how they are prepared, KEY for the state of the files; when a group gets a
+new key, the old entry goes. Who is killed leaves whole shards, and the next one goes on with those.
 """
 
 import errno
@@ -11,39 +11,37 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from siamscope.data.claims import claimed, company, removed
 from siamscope.data.errors import DataError
-from siamscope.data.source import Images
+from siamscope.data.rows import Rows, State
+from siamscope.data.shards import Card, Fill, Layout, Part, Shape, Written, read_card, write_json, write_shard
 
-VERSION = 1  # raise it when the same files would now be prepared differently
-Shape = tuple[int, int, int, int]
+__all__ = ["Entry", "Part", "Written", "cache_root", "open_or_build", "short_hash"]
 
-
-@dataclass(frozen=True)
-class Written:
-    """What a builder reports: a hash of the pixels, and for rows that stay black the reason.
-
-    retry: some reason may pass (a file without permission, say), so the next start should build again.
-    """
-
-    digest: str
-    rejected: dict[int, str]
-    retry: bool = False
+VERSION = 2  # of the way an entry is laid out
+_PREPARED = 1  # raise it when the same files would now be prepared differently
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the cache: images uint8 (N, C, S, S), memory-mapped."""
+    """An entry of the cache: images uint8 (N, C, S, S), or None if only the rest was asked for.
 
-    images: Images
+    digest: a hash of the pixels, whoever wrote them. rejected: rows that stay black, and why.
+    """
+
+    images: Rows | None
     digest: str
     rejected: dict[int, str]
+
+    @property
+    def rows(self) -> Rows:
+        """The images, which are there."""
+        assert self.images is not None  # asked for with pixels
+        return self.images
 
 
 def cache_root(cache_dir: str = "") -> Path:
@@ -63,116 +61,201 @@ def _user_cache() -> Path:
 
 def short_hash(*parts: object) -> str:
     """16 hexadecimal digits from the texts of `parts`."""
-    text = json.dumps([VERSION, *map(str, parts)])
+    text = json.dumps([_PREPARED, *map(str, parts)])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def open_or_build(
-    root: Path, group: str, key: str, shape: Shape, build: Callable[[Path], Written], on_wait: Callable[[], None]
-) -> Entry:
-    """The entry of `group` and `key`; if there is none, `build(path)` must fill the file at `path`, which has its full
-    length already.
+def chained(digests: list[str]) -> str:
+    """One hash from those of the pieces."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
 
-    Of several processes that ask at once one builds, and the others wait (after a call of `on_wait`). Whatever goes
-    wrong, a keyboard interrupt included, what was written is removed.
+
+def open_or_build(
+    root: Path,
+    group: str,
+    key: str,
+    shape: Shape,
+    fill: Fill,
+    on_wait: Callable[[], None],
+    *,
+    step: int = 1,
+    pixels: bool = True,
+    combine: Callable[[list[str]], str] = chained,
+) -> Entry:
+    """The entry of `group` and `key`; `fill(part)` is called for each shard of it that is not there.
+
+    Several processes may ask at once: each fills shards that nobody else is at, and all get the same entry (the rows
+    of a shard must not depend on who fills it). Who finds nothing left to fill calls `on_wait` once and waits.
+    Whatever goes wrong, a keyboard interrupt included, whole shards stay for the next start and nothing else does.
+    step: rows of a piece; a shard holds whole pieces. pixels: False keeps hashes and rejected rows alone.
+    combine: the entry's digest from those of all pieces.
 
     Raises:
         DataError: the cache cannot be written, or there is no space left.
     """
-    target = root / f"{group}-{key}"
-    entry = _open(target, shape)
+    build = _Build(Layout(root / f"{group}-{key}", shape, step, pixels), fill, on_wait, combine)
+    entry = build.opened()
     if entry is not None:
         return entry
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{group}.lock", on_wait):
-            entry = _open(target, shape) or _build(target, shape, build)
-            _remove_others(root, group, target)
+        with company(root / f"{group}.lock") as others:
+            entry = build.opened() or build.built()
+            if others.alone():
+                _tidy(root, group, build.layout)
             return entry
     except OSError as error:
         raise DataError(_cause(error, root)) from error
 
 
-def _open(folder: Path, shape: Shape) -> Entry | None:
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="ascii"))
-        pixels = folder / "images.u8"
-        if index["version"] != VERSION or tuple(index["shape"]) != shape or index["retry"]:
+@dataclass
+class _Build:
+    """One process's part in an entry."""
+
+    layout: Layout
+    fill: Fill
+    on_wait: Callable[[], None]
+    combine: Callable[[list[str]], str]
+    cards: dict[int, Card] = field(default_factory=dict)
+    stale: dict[int, Card] = field(default_factory=dict)
+    """Shards that were there before this start, and that may turn out better now."""
+
+    @property
+    def index(self) -> Path:
+        return self.layout.folder / "index.json"
+
+    def opened(self) -> Entry | None:
+        """The entry, if it is whole and nothing in it asks to be tried again."""
+        layout = self.layout
+        try:
+            index = json.loads(self.index.read_text(encoding="ascii"))
+            same = (VERSION, list(layout.shape), layout.step, layout.per_file, layout.pixels)
+            names = ("version", "shape", "step", "per_file", "pixels")
+            if tuple(index[name] for name in names) != same or index["retry"]:
+                return None
+            states = [State(layout.nbytes(shard), time) for shard, time in enumerate(index["times"])]
+            if len(states) != layout.count or not all(self._is_there(k, state) for k, state in enumerate(states)):
+                return None
+            rejected = {int(row): str(reason) for row, reason in index["rejected"].items()}
+            return Entry(self._rows(states), str(index["digest"]), rejected)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        if pixels.stat().st_size != int(np.prod(shape)):
+
+    def _is_there(self, shard: int, state: State) -> bool:
+        if not self.layout.pixels:
+            return True
+        status = self.layout.file(shard).stat()
+        return State(status.st_size, status.st_mtime_ns) == state
+
+    def _rows(self, states: list[State]) -> Rows | None:
+        if not self.layout.pixels:
             return None
-        rejected = {int(row): str(reason) for row, reason in index["rejected"].items()}
-        return Entry(np.memmap(pixels, np.uint8, "r", shape=shape), str(index["digest"]), rejected)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        files = [self.layout.file(shard) for shard in range(self.layout.count)]
+        return Rows(files, states, self.layout.shape, self.layout.per_file)
+
+    def built(self) -> Entry:
+        """Fill what is missing, together with whoever else does, and write the index."""
+        layout = self.layout
+        layout.folder.mkdir(exist_ok=True)
+        try:
+            todo = self._missing()
+            self._check_space(todo)
+            waited = False
+            while todo:
+                left = [shard for shard in todo if not self._settled(shard)]
+                if len(left) == len(todo):
+                    if not waited:
+                        self.on_wait()
+                        waited = True
+                    self._settled(left.pop(0), wait=True)
+                todo = left
+            return self._finished()
+        except BaseException:
+            _remove_empty(layout)
+            raise
+
+    def _missing(self) -> list[int]:
+        missing = []
+        for shard in range(self.layout.count):
+            card = read_card(self.layout, shard)
+            if card is None or card.retry:
+                missing.append(shard)
+            if card is not None:
+                (self.stale if card.retry else self.cards)[shard] = card
+        return missing
+
+    def _check_space(self, missing: list[int]) -> None:
+        needed = sum(self.layout.nbytes(shard) for shard in missing)
+        free = shutil.disk_usage(self.layout.folder).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
+
+    def _settled(self, shard: int, wait: bool = False) -> bool:
+        """Whether a shard is there now; fill it unless somebody else is at it."""
+        lock = self.layout.lock(shard)
+        self.layout.folder.mkdir(exist_ok=True)
+        with claimed(lock, wait) as mine:
+            if not mine:
+                return False
+            self.layout.folder.mkdir(exist_ok=True)  # whom we waited for may have failed, and taken it away
+            card = read_card(self.layout, shard)
+            if card is None or card == self.stale.get(shard):
+                ready = sum(stop - first for first, stop in map(self.layout.bounds, self.cards))
+                card = write_shard(self.layout, shard, self.fill, ready)
+            self.cards[shard] = card
+            removed(lock)
+            return True
+
+    def _finished(self) -> Entry:
+        layout = self.layout
+        cards = [self.cards[shard] for shard in range(layout.count)]
+        digest = self.combine([digest for card in cards for digest in card.digests])
+        rejected = {row: reason for card in cards for row, reason in card.rejected.items()}
+        index = {
+            "version": VERSION,
+            "shape": list(layout.shape),
+            "step": layout.step,
+            "per_file": layout.per_file,
+            "pixels": layout.pixels,
+            "digest": digest,
+            "rejected": {str(row): reason for row, reason in sorted(rejected.items())},
+            "retry": any(card.retry for card in cards),
+            "times": [card.time for card in cards],
+        }
+        write_json(self.index, index)
+        return Entry(self._rows([card.state for card in cards]), digest, rejected)
 
 
-def _build(target: Path, shape: Shape, build: Callable[[Path], Written]) -> Entry:
-    nbytes = int(np.prod(shape))
-    free = shutil.disk_usage(target.parent).free
-    if nbytes > free:
-        raise OSError(errno.ENOSPC, f"{nbytes / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir()
-        pixels = partial / "images.u8"
-        with pixels.open("wb") as file:
-            file.truncate(nbytes)
-        written = build(pixels)
-        _flush(pixels)
-        _write_index(partial / "index.json", shape, written)
-        entry = Entry(np.memmap(pixels, np.uint8, "r", shape=shape), written.digest, written.rejected)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        return entry
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write_index(path: Path, shape: Shape, written: Written) -> None:
-    index = {
-        "version": VERSION,
-        "shape": list(shape),
-        "digest": written.digest,
-        "rejected": {str(row): reason for row, reason in sorted(written.rejected.items())},
-        "retry": written.retry,
-    }
-    path.write_text(json.dumps(index), encoding="ascii")
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """Onto the disk before the rename, so that a power cut cannot leave a whole entry with black images."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _remove_others(root: Path, group: str, keep: Path) -> None:
-    """Entries of an older state of the files, and what a killed process left. An open map keeps its pages."""
+def _tidy(root: Path, group: str, layout: Layout) -> None:
+    """Remove entries of an older state of the files, and what does not belong. Open files stay readable."""
     for old in root.glob(f"{group}-*"):
-        if old != keep:
+        if old != layout.folder:
             shutil.rmtree(old, ignore_errors=True)
+    keep = {layout.folder / "index.json"}
+    keep |= {path(shard) for shard in range(layout.count) for path in (layout.card, layout.file)}
+    for path in layout.folder.iterdir():
+        if path not in keep and not path.is_dir():
+            removed(path)
 
 
-@contextmanager
-def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock that the system releases when the process ends, however it ends."""
-    with path.open("a") as file:
-        if sys.platform != "win32":  # there the last rename wins
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _remove_empty(layout: Layout) -> None:
+    """Remove the entry's folder if no shard is in it. A lock that somebody waits for is made anew."""
+    try:
+        names = list(layout.folder.iterdir())
+        if all(path.suffix == ".lock" or path.name == "index.json" for path in names):
+            for path in names:
+                removed(path)
+            layout.folder.rmdir()
+    except OSError:
+        pass  # somebody else is at it
 
 
 def _cause(error: OSError, root: Path) -> str:
     elsewhere = "choose another folder with data.cache_dir or SIAMSCOPE_CACHE"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         detail = f" ({error.strerror})" if error.strerror and "MB" in error.strerror else ""
-        return f"no space left for prepared images in {str(root)!r}{detail}: free some space, or {elsewhere}"
+        return (
+            f"no space left for prepared images in {str(root)!r}{detail}: free some space (the next start goes on with "
+            f"what is there), or {elsewhere}"
+        )
     return f"cannot write prepared images in {str(root)!r}: {error.strerror or error}; {elsewhere}"

@@ -9,6 +9,7 @@ from tyro.conf import arg
 from siamscope.data.errors import DataError
 
 Kind = Literal["auto", "shapes", "folder", "idx", "npz", "npy"]
+Keep = Literal["disk", "none"]
 KINDS: tuple[str, ...] = get_args(Kind)
 NAMED_SOURCES = ("shapes", "fashion-mnist")
 
@@ -57,6 +58,10 @@ class DataConfig:
     cache_dir: str = ""
     """Where decoded images are kept. Empty: $SIAMSCOPE_CACHE, else siamscope/ in the user's cache folder."""
 
+    cache: Keep = "disk"
+    """disk: image files are decoded once, into the cache. none: they are decoded whenever they are read, by worker
+    processes, for data whose cache would not fit the disk; the first start still looks into every file once."""
+
     memory_budget_mb: int = 0
     """Images that need more memory than this (in MB of 1,000,000 bytes) are streamed from the cache. 0: half of the
     memory that is available at the start."""
@@ -79,6 +84,8 @@ class DataConfig:
             raise DataError(f"source must be {', '.join(NAMED_SOURCES)} or a path; got {self.source!r}")
         if self.kind not in KINDS:
             raise DataError(f"kind must be one of {', '.join(KINDS)}; got {self.kind!r}{nearest(self.kind, KINDS)}")
+        if self.cache not in get_args(Keep):
+            raise DataError(f"cache must be disk or none; got {self.cache!r}{nearest(self.cache, get_args(Keep))}")
         for name, least, most in _RANGES:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):

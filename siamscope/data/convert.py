@@ -48,9 +48,14 @@ class Converter:
         """Of the result."""
         return len(self.values), self.channels, self.size, self.size
 
-    def pieces(self) -> Iterator[tuple[int, Images]]:
-        """(first row, images) for one piece after another."""
-        for start, piece in self._raw_pieces():
+    @property
+    def step(self) -> int:
+        """Rows of a piece."""
+        return max(1, _PIECE_BYTES // max(1, self.values[:1].nbytes))
+
+    def pieces(self, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, Images]]:
+        """(first row, images) for one piece after another of these rows (`first` begins a piece)."""
+        for start, piece in self._raw_pieces(first, stop):
             yield start, self._images(piece)
 
     def _height_width_channels(self) -> tuple[int, int, int]:
@@ -59,10 +64,10 @@ class Converter:
             return shape[1], shape[2], 1
         return (shape[1], shape[2], shape[3]) if self._last else (shape[2], shape[3], shape[1])
 
-    def _raw_pieces(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        step = max(1, _PIECE_BYTES // max(1, self.values[:1].nbytes))
-        for start in range(0, len(self.values), step):
-            yield start, np.asarray(self.values[start : start + step])
+    def _raw_pieces(self, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        stop = len(self.values) if stop is None else stop
+        for start in range(first, stop, self.step):
+            yield start, np.asarray(self.values[start : min(start + self.step, stop)])
 
     def _scan(self) -> float:
         """The factor that brings the values to 0 .. 255."""

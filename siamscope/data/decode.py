@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,8 @@ class DecodeOptions:
     min_side: int = 8
 
 
-def decode(path: str, options: DecodeOptions) -> Images:
-    """Decode one file to uint8 (size, size) or (size, size, 3), by `options.channels`.
+def decode(path: str | BinaryIO, options: DecodeOptions) -> Images:
+    """Decode one file, or what an open one holds, to uint8 (size, size) or (size, size, 3), by `options.channels`.
 
     Raises:
         Unusable: with the reason; no other exception leaves this function, whatever the file holds.

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from siamscope.data.cache import Entry, Written, open_or_build
+from siamscope.data.cache import Entry, open_or_build
 from siamscope.data.chunks import Pace, Passes, Positions
 from siamscope.data.config import DataConfig
 from siamscope.data.errors import DataError
 from siamscope.data.folder import Listing, find_splits, list_images
 from siamscope.data.open_folder import decode_options
 from siamscope.data.order import IidOrder
-from siamscope.data.pool import decode_files
-from siamscope.data.progress import quiet
+from siamscope.data.pool import Decoder
 from siamscope.data.replay import Replay
 from siamscope.data.source import ArraySource, Images, Source
 
@@ -141,7 +140,7 @@ class GrowingFolder:
         refused: list[File] = []
         digest = ""
         while len(new) >= self.order.enough():
-            entry = self._decoded(chunk, new)
+            entry = self._decoded(chunk, new, listed_now=True)
             digest = entry.digest
             if not entry.rejected:
                 break
@@ -174,17 +173,18 @@ class GrowingFolder:
                 f"images in {str(self.root)!r} that joined at chunk {chunk} have changed, and their decoded pixels in "
                 f"{str(self.ledger)!r} are gone: put either back, or start a new run"
             )
-        return ArraySource(entry.images, fingerprint=entry.digest)
+        return ArraySource(entry.rows, fingerprint=entry.digest)
 
-    def _decoded(self, chunk: int, files: list[File]) -> Entry:
+    def _decoded(self, chunk: int, files: list[File], listed_now: bool = False) -> Entry:
+        """The pixels of files. Of files listed long ago the hash tells whether they are the same, not their times."""
         paths, sizes, times = (list(column) for column in zip(*files, strict=True))
         listing = Listing(self.root, paths, sizes, times)
         shape = (len(paths), self.source.channels, self.source.size, self.source.size)
-
-        def build(file: Path) -> Written:
-            return decode_files(self.root, paths, sum(sizes), self._options, file, self.config.workers, quiet)
-
-        return open_or_build(self.ledger, f"chunk{chunk:05d}", listing.fingerprint(), shape, build, lambda: None)
+        with Decoder(listing.files(listed_now), self._options, self.config.workers) as decoder:
+            return open_or_build(
+                self.ledger, f"chunk{chunk:05d}", listing.fingerprint(), shape, decoder.fill, lambda: None,
+                step=decoder.step,
+            )  # fmt: skip
 
     def _file(self, chunk: int) -> Path:
         return self.ledger / f"chunk{chunk:05d}.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from siamscope.data import arrays, idx
-from siamscope.data.cache import Written, cache_root, open_or_build, short_hash
+from siamscope.data.cache import Part, Written, cache_root, open_or_build, short_hash
 from siamscope.data.config import NAMED_SOURCES, DataConfig, Kind, nearest
 from siamscope.data.convert import Converter
 from siamscope.data.errors import DataError
@@ -18,7 +18,7 @@ from siamscope.data.folder import Rejected
 from siamscope.data.memory import budget
 from siamscope.data.open_folder import open_folder
 from siamscope.data.progress import Progress, quiet
-from siamscope.data.source import ArraySource, Numbered, ShapesSource, Source, digest, hash_array
+from siamscope.data.source import ArraySource, Numbered, Readable, ShapesSource, Source, digest, hash_array
 from siamscope.data.splits import three_way, validation_count
 
 _SHAPES_TRAIN, _SHAPES_TEST = 10_000, 2_000
@@ -192,12 +192,11 @@ def _open_arrays(kind: Kind, path: Path, config: DataConfig, memory: int, progre
         sources: dict[str, Source] = {}
         for name, converter in converters.items():
             if fits:
-                images = _converted(converter)
-                content = hash_array(images)
+                held = _converted(converter)
+                sources[name] = ArraySource(held, labels[name], class_names, Numbered(len(held)), hash_array(held))
             else:
                 images, content = _through_cache(converter, path, config, progress)
-            numbers = Numbered(len(images))
-            sources[name] = ArraySource(images, labels[name], class_names, numbers, content)
+                sources[name] = ArraySource(images, labels[name], class_names, Numbered(len(images)), content)
     # A val array without a test array is the held-out final data, as it is for folders.
     if "val" in sources and "test" not in sources:
         sources["test"] = sources.pop("val")
@@ -228,25 +227,33 @@ def _converted(converter: Converter) -> np.ndarray[tuple[int, ...], np.dtype[np.
     return images
 
 
-def _through_cache(
-    converter: Converter, path: Path, config: DataConfig, progress: Progress
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], str]:
-    """The images memory-mapped from the cache, and their hash."""
+def _through_cache(converter: Converter, path: Path, config: DataConfig, progress: Progress) -> tuple[Readable, str]:
+    """The images in the cache, and their hash."""
+    if config.cache == "none":
+        raise DataError(
+            f"the images of {converter.name} do not fit the memory budget, and data.cache = none forbids to keep them "
+            f"on disk as they are used: take data.cache = disk, or raise data.memory_budget_mb"
+        )
     group = short_hash("array", os.fsencode(path.resolve()), converter.name, config.size, converter.channels)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
-    def build(target: Path) -> Written:
+    def fill(part: Part) -> Written:
         hashes = []
-        with target.open("rb+") as file:
-            for start, piece in converter.pieces():
+        assert part.file is not None  # asked for with pixels
+        with part.file.open("rb+") as file:
+            for start, piece in converter.pieces(part.first, part.stop):
                 file.write(piece.data)
-                hashes.append(hash_array(piece).encode())
-                progress("preparing images", start + len(piece), len(converter.values))
-        return Written(digest(*hashes), {})
+                hashes.append(hash_array(piece))
+                done = part.ready + start - part.first + len(piece)
+                progress("preparing images", done, len(converter.values))
+        return Written(hashes, {})
 
     def wait() -> None:
         progress("waiting for another process that prepares the same images", 0, 0)
 
-    entry = open_or_build(cache_root(config.cache_dir), group, short_hash(state), converter.shape, build, wait)
-    return entry.images, entry.digest
+    entry = open_or_build(
+        cache_root(config.cache_dir), group, short_hash(state), converter.shape, fill, wait, step=converter.step,
+        combine=lambda hashes: digest(*(piece.encode() for piece in hashes)),
+    )  # fmt: skip
+    return entry.rows, entry.digest

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from siamscope.data.cache import Entry, Written, cache_root, open_or_build, short_hash
+from siamscope.data.cache import Entry, cache_root, open_or_build, short_hash
 from siamscope.data.config import DataConfig
 from siamscope.data.decode import DecodeOptions
 from siamscope.data.errors import DataError
 from siamscope.data.folder import SUFFIXES, Listing, Rejected, find_splits, list_images
-from siamscope.data.pool import decode_files
+from siamscope.data.pool import DecodedRows, Decoder
 from siamscope.data.progress import Progress
-from siamscope.data.source import ArraySource, Source, Subset
+from siamscope.data.source import ArraySource, Prefixed, Readable, Source, Subset
 
 
 @dataclass
@@ -64,12 +64,12 @@ def open_folder(
     rejected: list[Rejected] = []
     usable: dict[str, list[str]] = {}
     for split, listing in listings.items():
-        entry = _entry(listing, options, config, progress)
+        images, entry = _prepared(listing, options, config, progress)
         prefix = "" if listing.root == root else listing.root.name + "/"
         aside = [*listing.broken, *(Rejected(listing.paths[row], why) for row, why in entry.rejected.items())]
         rejected += [Rejected(prefix + item.path, item.reason) for item in aside]
         _check_rejected(listing, entry, rejected, config.strict)
-        opened[split] = _source(listing, entry, prefix, names if classes[split] else None, domains)
+        opened[split] = _source(listing, images, entry, prefix, names if classes[split] else None, domains)
         usable[split] = [path for row, path in enumerate(listing.paths) if row not in entry.rejected]
     notes = _notes(root, listings, classes["train"], folders, len(rejected))
     return OpenedFolder(opened["train"], opened.get("val"), opened.get("test"), rejected, notes, usable)
@@ -85,18 +85,27 @@ def _require_images(listing: Listing) -> None:
         )
 
 
-def _entry(listing: Listing, options: DecodeOptions, config: DataConfig, progress: Progress) -> Entry:
-    group = short_hash("folder", os.fsencode(listing.root.resolve()), sorted(asdict(options).items()))
+def _prepared(
+    listing: Listing, options: DecodeOptions, config: DataConfig, progress: Progress
+) -> tuple[Readable, Entry]:
+    """The images of a listing, from the cache or decoded as they are read, and what the cache says of them."""
+    keep = config.cache == "disk"
+    where = os.fsencode(listing.root.resolve())
+    group = short_hash("folder" if keep else "looked", where, sorted(asdict(options).items()))
     shape = (len(listing.paths), options.channels, options.size, options.size)
-
-    def build(file: Path) -> Written:
-        nbytes = sum(listing.sizes)
-        return decode_files(listing.root, listing.paths, nbytes, options, file, config.workers, progress)
+    decoder = Decoder(listing.files(), options, config.workers, progress)
 
     def wait() -> None:
         progress("waiting for another process that decodes the same images", 0, 0)
 
-    return open_or_build(cache_root(config.cache_dir), group, listing.fingerprint(), shape, build, wait)
+    try:
+        entry = open_or_build(
+            cache_root(config.cache_dir), group, listing.fingerprint(), shape, decoder.fill, wait, step=decoder.step,
+            pixels=keep,
+        )  # fmt: skip
+    finally:
+        decoder.close()
+    return entry.images or DecodedRows(Decoder(listing.files(), options, config.workers)), entry
 
 
 def _check_rejected(listing: Listing, entry: Entry, rejected: list[Rejected], strict: bool) -> None:
@@ -113,6 +122,7 @@ def _check_rejected(listing: Listing, entry: Entry, rejected: list[Rejected], st
 
 def _source(
     listing: Listing,
+    images: Readable,
     entry: Entry,
     prefix: str,
     class_names: tuple[str, ...] | None,
@@ -120,8 +130,8 @@ def _source(
 ) -> Source:
     labels = None if class_names is None else listing.labels(class_names, int(domain_names is not None))
     domains = None if domain_names is None else listing.labels(domain_names)
-    paths = [prefix + path for path in listing.paths] if prefix else listing.paths
-    source = ArraySource(entry.images, labels, class_names, paths, entry.digest, domains, domain_names)
+    paths = Prefixed(prefix, listing.paths) if prefix else listing.paths
+    source = ArraySource(images, labels, class_names, paths, entry.digest, domains, domain_names)
     if not entry.rejected:
         return source
     usable = np.ones(len(source), np.bool_)

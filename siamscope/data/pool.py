@@ -1,51 +1,53 @@
-"""Decodes a list of files into a cache file with several processes; the death of one is a clear error."""
+"""Decodes the rows of a list of files: into the shards of a cache, or whenever they are read."""
 
-import contextlib
-import hashlib
-import json
 import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from siamscope.data.cache import Written
+import numpy as np
+
+from siamscope.data.cache import Part, Written
 from siamscope.data.decode import DecodeOptions, own_limits
 from siamscope.data.errors import DataError
-from siamscope.data.progress import Progress
-from siamscope.data.worker import decode_rows
+from siamscope.data.processes import Processes, Reply
+from siamscope.data.progress import Progress, quiet
+from siamscope.data.source import Images, Indices
+from siamscope.data.worker import written_rows
 
 _CHUNK_BYTES = 2**24
 _CHUNK_ROWS = 128
+_LEAST_ROWS = 8  # that are worth a message of their own when they are read
 _WORTH_A_PROCESS = 2_000_000  # bytes of image files that one process decodes before another has even started
 
 
-@dataclass
-class _Tally:
-    """The replies so far."""
+@dataclass(frozen=True)
+class Files:
+    """What lies in which row: the file `paths[i]` below `root`, or `spans[i]` (offset, bytes) of it.
 
-    digests: dict[int, str] = field(default_factory=dict)
-    rejected: dict[int, str] = field(default_factory=dict)
-    passing: bool = False
-    done: int = 0
+    sizes, times: of the files (bytes; time of change in ns) when they were listed. checked: whether a file that is no
+    longer so is set aside.
+    """
 
-    def add(self, reply: dict[str, Any]) -> None:
-        if "errno" in reply:
-            raise OSError(reply["errno"], reply["strerror"])
-        self.digests[reply["first"]] = reply["digest"]
-        self.done += reply["count"]
-        for row, reason, passing in reply["rejected"]:
-            self.rejected[row] = reason
-            self.passing |= passing
+    root: Path
+    paths: Sequence[str]
+    sizes: Sequence[int]
+    times: Sequence[int]
+    spans: Sequence[tuple[int, int]] | None = None
+    checked: bool = True
 
-    def written(self) -> Written:
-        text = "".join(digest for _, digest in sorted(self.digests.items()))
-        return Written(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), self.rejected, self.passing)
+    def nbytes(self, rows: range) -> int:
+        """Bytes of image files in these rows."""
+        return sum(self.spans[row][1] if self.spans else self.sizes[row] for row in rows)
+
+    def task(self, rows: Sequence[int], **more: Any) -> dict[str, Any]:
+        """These rows as a worker wants them."""
+        spans = [self.spans[row] for row in rows] if self.spans else None
+        states = [(self.sizes[row], self.times[row]) for row in rows] if self.checked else None
+        return {"paths": [self.paths[row] for row in rows], "states": states, "spans": spans, **more}
 
 
 def usable_cores() -> int:
@@ -55,132 +57,126 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def decode_files(
-    root: Path, paths: list[str], nbytes: int, options: DecodeOptions, file: Path, workers: int, progress: Progress
-) -> Written:
-    """Decode `paths` (relative to `root`, `nbytes` together) into the rows of `file`.
+def worker_count(workers: int) -> int:
+    """Decoding processes of this process: `workers`, or one for each usable core, shared with torchrun's others."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, (workers or usable_cores()) // max(1, int(ranks) if ranks.isdigit() else 1))
 
-    workers: processes; 0 is one for each usable core. A small job, or one worker, is done in this process. The digest
-    does not depend on the number of processes.
 
-    Raises:
-        DataError: a process died. OSError: the file cannot be written.
+class Decoder:
+    """Decodes rows of `files`. Processes start when there is enough to do; close it, or use it in `with`.
+
+    workers: processes; 0 is one for each usable core. What comes out does not depend on it.
     """
-    chunks = list(_chunks(paths, options))
-    count = min(workers or usable_cores(), len(chunks))
-    tally = _Tally()
-    progress("decoding images", 0, len(paths))
-    if count == 1 or nbytes < _WORTH_A_PROCESS or not sys.executable:
-        with own_limits():
-            for first, part in chunks:
-                tally.add(decode_rows(str(root), part, first, options, file))
-                progress("decoding images", tally.done, len(paths))
-        return tally.written()
-    with _Processes(count, chunks, {"root": str(root), "file": str(file), "options": asdict(options)}) as processes:
-        while tally.done < len(paths):
-            tally.add(processes.next_reply())
-            progress("decoding images", tally.done, len(paths))
-    return tally.written()
 
-
-def _chunks(paths: list[str], options: DecodeOptions) -> Iterator[tuple[int, list[str]]]:
-    row = options.channels * options.size**2
-    step = min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // row))
-    for first in range(0, len(paths), step):
-        yield first, paths[first : first + step]
-
-
-class _Processes:
-    """Decoding processes, each served by a thread that hands it one chunk after another."""
-
-    def __init__(self, count: int, chunks: list[tuple[int, list[str]]], job: dict[str, Any]) -> None:
-        self._job = json.dumps(job).encode("ascii") + b"\n"
-        self._chunks = iter(chunks)
+    def __init__(self, files: Files, options: DecodeOptions, workers: int = 0, progress: Progress = quiet) -> None:
+        self.files, self.options, self._progress = files, options, progress
+        self._workers = worker_count(workers)
+        self._processes: Processes | None = None
         self._lock = threading.Lock()
-        self._replies: queue.SimpleQueue[dict[str, Any] | DataError] = queue.SimpleQueue()
-        self._errors = [Path(job["file"]).with_name(f"worker-{i}.log") for i in range(count)]
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._threads: list[threading.Thread] = []
+        row = options.channels * options.size**2
+        self.step = min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // row))
+        """Rows that a process is handed at once, and that have one hash."""
 
-    def __enter__(self) -> "_Processes":
-        try:
-            for log in self._errors:
-                self._processes.append(_start(log))
-            for process, log in zip(self._processes, self._errors, strict=True):
-                self._threads.append(threading.Thread(target=self._serve, args=(process, log), daemon=True))
-                self._threads[-1].start()
-        except BaseException:
-            self.__exit__()
-            raise
+    def fill(self, part: Part) -> Written:
+        """Decode rows into a shard of the cache.
+
+        Raises:
+            DataError: a process died. OSError: the file cannot be written.
+        """
+        total, done = len(self.files.paths), part.ready
+        self._progress("decoding images", done, total)
+        digests: list[str] = []
+        rejected: dict[int, str] = {}
+        passing = False
+        chunks = [range(first, min(first + self.step, part.stop)) for first in range(part.first, part.stop, self.step)]
+        for rows, reply in zip(chunks, self._replies(part, chunks), strict=True):
+            if "errno" in reply:
+                raise OSError(reply["errno"], reply["strerror"])
+            digests.append(reply["digest"])
+            for place, reason, may_pass in reply["rejected"]:
+                rejected[rows[place]] = reason
+                passing |= may_pass
+            done += len(rows)
+            self._progress("decoding images", done, total)
+        return Written(digests, rejected, passing)
+
+    def _replies(self, part: Part, chunks: list[range]) -> Iterator[Reply]:
+        file = str(part.file) if part.file else None
+        tasks = (self.files.task(rows, file=file, at=rows[0] - part.first, pixels=False) for rows in chunks)
+        small = self._processes is None and self.files.nbytes(range(part.first, part.stop)) < _WORTH_A_PROCESS
+        if small or min(self._workers, len(chunks)) == 1:
+            with own_limits():
+                for task in tasks:
+                    yield written_rows(str(self.files.root), task, self.options)[0]
+            return
+        processes = self._started()
+        for future in [processes.submit(task) for task in tasks]:
+            yield future.result()
+
+    def read(self, rows: Indices) -> Images:
+        """Decode rows (B,) in the processes, to uint8 (B, C, S, S). Safe to call from threads.
+
+        Raises:
+            DataError: a file cannot be decoded, though it could before, or a process died.
+        """
+        size, channels = self.options.size, self.options.channels
+        out = np.empty((len(rows), channels, size, size), np.uint8)
+        if not len(rows):
+            return out
+        processes = self._started()
+        step = min(self.step, max(_LEAST_ROWS, -(-len(rows) // self._workers)))
+        parts = [rows[first : first + step].tolist() for first in range(0, len(rows), step)]
+        views = (out[first : first + step].reshape(-1).data for first in range(0, len(rows), step))
+        tasks = [self.files.task(part, pixels=True) for part in parts]
+        futures = [processes.submit(task, view) for task, view in zip(tasks, views, strict=True)]
+        for part, future in zip(parts, futures, strict=True):
+            for place, reason, _ in future.result()["rejected"]:
+                raise DataError(
+                    f"{self.files.paths[part[place]]!r} could be decoded at the start, and now not: {reason}; put it "
+                    f"back and resume"
+                )
+        return out
+
+    def _started(self) -> Processes:
+        with self._lock:
+            if self._processes is None:
+                job = {"root": str(self.files.root), "options": asdict(self.options)}
+                self._processes = Processes(self._workers, job)
+            return self._processes
+
+    def close(self) -> None:
+        """End the processes. The next call starts new ones."""
+        with self._lock:
+            if self._processes is not None:
+                self._processes.close()
+                self._processes = None
+
+    def __enter__(self) -> "Decoder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()  # an idle one holds nothing; a busy one's file is about to be removed
-        for process in self._processes:
-            process.wait()
-        for thread in self._threads:
-            thread.join()
-        for process in self._processes:
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):  # what was not yet sent to a dead process
-                    pipe.close()  # type: ignore[union-attr]
-        for log in self._errors:
-            log.unlink(missing_ok=True)
-
-    def next_reply(self) -> dict[str, Any]:
-        reply = self._replies.get()
-        if isinstance(reply, DataError):
-            raise reply
-        return reply
-
-    def _serve(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        assert process.stdin is not None  # opened as pipes
-        assert process.stdout is not None
-        message = self._job
-        part: list[str] = []
-        try:
-            while True:
-                with self._lock:
-                    first, part = next(self._chunks, (-1, []))
-                if first < 0:
-                    return
-                message += json.dumps({"first": first, "paths": part}).encode("ascii") + b"\n"
-                process.stdin.write(message)
-                process.stdin.flush()
-                self._replies.put(json.loads(process.stdout.readline()))  # an empty line, at the end, is no JSON
-                message = b""
-        except (OSError, ValueError):
-            self._replies.put(_death(_ended(process), part, log))
+        self.close()
 
 
-def _ended(process: "subprocess.Popen[bytes]") -> int:
-    try:
-        return process.wait(timeout=5)
-    except subprocess.TimeoutExpired:  # alive, but what it says makes no sense
-        process.kill()
-        return process.wait()
+class DecodedRows:
+    """Images uint8 (N, C, S, S) that are decoded whenever they are read; nothing is kept.
 
+    The processes end with the object, or with the program.
+    """
 
-def _start(log: Path) -> "subprocess.Popen[bytes]":
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # -P: a file in the working directory must not stand in for a module of the library.
-    command = [sys.executable, "-P", "-m", "siamscope.data.worker"]
-    with log.open("wb") as errors:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment)
+    def __init__(self, decoder: Decoder) -> None:
+        size = decoder.options.size
+        self.shape = (len(decoder.files.paths), decoder.options.channels, size, size)
+        self._decoder = decoder
+        weakref.finalize(self, decoder.close)
 
+    def __len__(self) -> int:
+        return self.shape[0]
 
-def _death(code: int, part: list[str], log: Path) -> DataError:
-    try:
-        said = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        said = []
-    if code == -signal.SIGKILL:
-        cause = "was killed, probably because the memory ran out: use fewer (data.workers) or lower data.max_pixels"
-    elif code < 0:
-        cause = f"was ended by signal {-code}: one of these files may be harmful; move them away and try again"
-    else:
-        cause = f"ended with code {code}{': ' + said[-1] if said else ''}"
-    span = f"{part[0]!r} to {part[-1]!r}" if part else "nothing yet"
-    return DataError(f"a decoding process {cause} (it worked on {span})")
+    def read(self, indices: Indices) -> Images:
+        """The images at `indices` (B,), as a fresh array (B, C, S, S). Raises IndexError or DataError."""
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"index outside 0 .. {len(self) - 1}")
+        return self._decoder.read(indices)

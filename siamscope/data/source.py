@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,15 +72,26 @@ class Subset(Source):
         return self.source.read(self.indices[indices])
 
 
-class ArraySource(Source):
-    """Images held in an array: uint8 (N, C, S, S), in memory or memory-mapped.
+class Readable(Protocol):
+    """Images uint8 (N, C, S, S) that are read by their indices: rows of a cache, or files decoded anew."""
 
-    labels, domains: integers (N,), or None. Raises DataError if shapes or types do not fit.
+    shape: tuple[int, int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Indices) -> Images: ...
+
+
+class ArraySource(Source):
+    """Images held in an array, uint8 (N, C, S, S) in memory or memory-mapped, or in something that reads them.
+
+    labels, domains: integers (N,), or None. fingerprint: by default a hash of the array. Raises DataError if shapes or
+    types do not fit.
     """
 
     def __init__(
         self,
-        images: Images,
+        images: Images | Readable,
         labels: Indices | None = None,
         class_names: tuple[str, ...] | None = None,
         names: Sequence[str] | None = None,
@@ -88,8 +99,9 @@ class ArraySource(Source):
         domains: Indices | None = None,
         domain_names: tuple[str, ...] | None = None,
     ) -> None:
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
-            raise DataError(f"images must be uint8 of shape N×C×S×S; got {images.dtype} of shape {images.shape}")
+        dtype = images.dtype if isinstance(images, np.ndarray) else np.dtype(np.uint8)
+        if dtype != np.uint8 or len(images.shape) != 4 or images.shape[2] != images.shape[3]:
+            raise DataError(f"images must be uint8 of shape N×C×S×S; got {dtype} of shape {images.shape}")
         self.images = images
         self.channels, self.size = int(images.shape[1]), int(images.shape[2])
         self.labels = checked_labels(labels, len(images))
@@ -98,12 +110,16 @@ class ArraySource(Source):
         self.names = Numbered(len(images)) if names is None else names
         if len(self.names) != len(images):
             raise DataError(f"{len(self.names)} names for {len(images)} images")
-        self.fingerprint = hash_array(images) if fingerprint is None else fingerprint
+        if fingerprint is None:
+            fingerprint = hash_array(images if isinstance(images, np.ndarray) else images.read(np.arange(len(images))))
+        self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, indices: Indices) -> Images:
+        if not isinstance(self.images, np.ndarray):
+            return self.images.read(indices)
         if not isinstance(self.images, np.memmap):
             return self.images[indices]
         # Ascending rows: pages of a file larger than memory are then fetched once and in order.
@@ -136,6 +152,25 @@ class ShapesSource(Source):
         if indices.size and not 0 <= indices.min() <= indices.max() < self.count:
             raise IndexError(f"index outside 0 .. {self.count - 1}")
         return shapes.generate(indices + self.offset, self.spec)[0]
+
+
+class Prefixed(Sequence[str]):
+    """Names with the same text before each, without storing them again."""
+
+    def __init__(self, prefix: str, names: Sequence[str]) -> None:
+        self._prefix, self._names = prefix, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self._prefix + name for name in self._names[index]]
+        return self._prefix + self._names[index]
 
 
 class Numbered(Sequence[str]):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamscope.data import cache, open_folder, pool, worker
+from siamscope.data import cache, pool, worker
 from siamscope.data.config import DataConfig
+from siamscope.data.decode import DecodeOptions
 from siamscope.data.errors import DataError
 from siamscope.data.open import Dataset, open_dataset
 
@@ -59,7 +60,7 @@ def test_second_start_decodes_nothing(photos: Path, monkeypatch: pytest.MonkeyPa
     def never(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(open_folder, "decode_files", never)
+    monkeypatch.setattr(pool.Decoder, "fill", never)
     second = opened(photos)
     assert second.fingerprint == first.fingerprint
     assert values(second) == values(first) == {f"{v:03d}.png": v % 256 for v in range(300)}
@@ -111,7 +112,7 @@ def test_processes_give_what_one_process_gives(photos: Path, monkeypatch: pytest
     alone = opened(photos, workers=1)
     shutil.rmtree(photos.parent / "cache")
     monkeypatch.setattr(pool, "_WORTH_A_PROCESS", 0)
-    monkeypatch.setattr(pool, "decode_rows", None)  # nothing may be decoded in this process
+    monkeypatch.setattr(pool, "written_rows", None)  # nothing may be decoded in this process
     shared = opened(photos, workers=3)
     assert shared.fingerprint == alone.fingerprint and shared.rejected == alone.rejected
     assert values(shared) == values(alone)
@@ -149,22 +150,37 @@ def test_death_of_a_process_is_an_error_not_a_hang(
     assert entries(photos) == []
 
 
-@pytest.mark.parametrize("damage", ["index", "pixels", "text", "version"])
-def test_damaged_entry_is_rebuilt(photos: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["index", "text", "version", "short", "gone", "other", "card"])
+def test_damaged_entry_is_repaired(photos: Path, damage: str) -> None:
     expected = values(opened(photos))
     entry = entries(photos)[0]
+    index, pixels = entry / "index.json", entry / "00000.u8"
     if damage == "index":
-        (entry / "index.json").unlink()
-    elif damage == "pixels":
-        os.truncate(entry / "images.u8", 100)
+        index.unlink()
     elif damage == "text":
-        (entry / "index.json").write_text("[1, 2")
+        index.write_text("[1, 2")
+    elif damage == "version":
+        index.write_text(index.read_text().replace('"version": 2', '"version": 1'))
+    elif damage == "short":
+        os.truncate(pixels, 100)
+    elif damage == "gone":
+        pixels.unlink()
+    elif damage == "other":  # the same size, other pixels: found by the time, then by the hash
+        pixels.write_bytes(bytes(pixels.stat().st_size))
     else:
-        text = (entry / "index.json").read_text()
-        (entry / "index.json").write_text(text.replace('"version": 1', '"version": 0'))
+        pixels.touch()
+        (entry / "00000.json").unlink()
     calls: Calls = []
     assert values(opened(photos, calls)) == expected
-    assert calls
+    assert bool(calls) == (damage in ("short", "gone", "other", "card"))  # whole shards are not decoded again
+    assert opened(photos, calls := []) and not calls
+
+
+def test_a_copied_cache_is_compared_and_used(photos: Path) -> None:
+    expected = values(opened(photos))
+    os.utime(entries(photos)[0] / "00000.u8", ns=(0, 10**18))
+    calls: Calls = []
+    assert values(opened(photos, calls)) == expected and not calls
 
 
 def test_keyboard_interrupt_leaves_nothing(photos: Path) -> None:
@@ -204,11 +220,13 @@ def test_what_a_killed_process_left_is_swept(photos: Path) -> None:
     opened(photos)
     entry = entries(photos)[0]
     shutil.rmtree(entry)
-    left = entry.with_name(entry.name + ".12345.partial")
-    left.mkdir()
-    (left / "images.u8").write_bytes(b"half")
+    entry.mkdir()
+    for name in ("00000.12ab34cd.partial", "00000.lock", "images.u8"):  # the last: of an earlier version
+        (entry / name).write_bytes(b"half")
+    entry.with_name(entry.name[:-1] + "x").mkdir()
     opened(photos)
     assert entries(photos) == [entry]
+    assert sorted(path.name for path in entry.iterdir()) == ["00000.json", "00000.u8", "index.json"]
 
 
 def test_no_space_left(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,20 +239,17 @@ def test_no_space_left(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pool, "decode_rows", full)
+    monkeypatch.setattr(pool, "written_rows", full)
     with pytest.raises(DataError, match=r"no space left.*cache_dir"):
         opened(photos)
     assert entries(photos) == []
 
 
-def test_an_error_while_a_process_writes_comes_back(tmp_path: Path) -> None:
-    options = {"size": 8, "channels": 1}
-    job = {"root": str(tmp_path), "file": str(tmp_path / "missing" / "images.u8"), "options": options}
-    with pool._Processes(1, [(0, ["a.png"])], {**job, "file": str(tmp_path / "gone.u8")}) as processes:
-        reply = processes.next_reply()
-    assert reply["errno"] == errno.ENOENT
-    with pytest.raises(FileNotFoundError):
-        pool._Tally().add(reply)
+def test_an_error_while_a_process_writes_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_WORTH_A_PROCESS", 0)
+    files = pool.Files(tmp_path, [f"{i}.png" for i in range(200)], [1] * 200, [1] * 200)
+    with pool.Decoder(files, DecodeOptions(8, 1), 2) as decoder, pytest.raises(FileNotFoundError):
+        decoder.fill(cache.Part(tmp_path / "gone.u8", 0, 200, 0))
 
 
 def test_cache_folder_that_cannot_be_written(photos: Path) -> None:
@@ -281,26 +296,26 @@ def test_waiting_is_announced(tmp_path: Path) -> None:
     shape, events = (2, 1, 8, 8), []
     started, go_on = threading.Event(), threading.Event()
 
-    def build(path: Path) -> cache.Written:
+    def fill(part: cache.Part) -> cache.Written:
         started.set()
         go_on.wait(10)
-        path.write_bytes(bytes([7]) * 128)
-        return cache.Written("hash", {1: "why"})
+        part.file.write_bytes(bytes([7]) * 128)
+        return cache.Written(["hash"], {1: "why"})
 
-    def never(path: Path) -> cache.Written:
+    def never(part: cache.Part) -> cache.Written:
         raise AssertionError("built twice")
 
     def waits() -> None:
         events.append("waits")
         go_on.set()
 
-    first = threading.Thread(target=cache.open_or_build, args=(tmp_path, "g", "k", shape, build, lambda: None))
+    first = threading.Thread(target=cache.open_or_build, args=(tmp_path, "g", "k", shape, fill, lambda: None))
     first.start()
     started.wait(10)
     entry = cache.open_or_build(tmp_path, "g", "k", shape, never, waits)
     first.join()
     assert events == ["waits"] and entry.rejected == {1: "why"}
-    assert (entry.images == 7).all() and not entry.images.flags.writeable
+    assert (entry.rows.read(np.arange(2)) == 7).all()
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ def _of_system() -> int | None:
         return None
 
 
-def _of_container() -> int | None:
-    folder = Path("/sys/fs/cgroup")
+def _of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container may still use. Its count holds the page cache, which a cache just written fills."""
     try:
         limit = int((folder / "memory.max").read_text())  # "max" without a limit
         used = int((folder / "memory.current").read_text())
-        return max(0, limit - used)
-    except (OSError, ValueError):
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        files = int(fields["inactive_file"]) + int(fields["active_file"])  # given back when somebody needs it
+        return max(0, limit - max(0, used - files))
+    except (OSError, ValueError, KeyError):
         return None

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from siamscope.data.progress import Progress, quiet
 from siamscope.data.source import ArraySource, Numbered, Readable, ShapesSource, Source, digest, hash_array
 from siamscope.data.splits import three_way, validation_count
 
+_ARRAYS = ("shapes", "idx", "npz", "npy")  # nothing to decode
 _SHAPES_TRAIN, _SHAPES_TEST = 10_000, 2_000
 SHAPES_VAL_AT, _SHAPES_TEST_AT = 2**40, 2**41  # no training index reaches them
 
@@ -104,6 +105,15 @@ def open_dataset(
     hint = "; ".join([*found.notes, *([note] if note else [])]) or None
     streams = _total(train, val, test) > memory
     return Dataset(train, val, test, name, found.rejected, hint, streams, resolved, found.files)
+
+
+def help_decode(config: DataConfig) -> None:
+    """Decode part of a folder's images, if another process of this machine is about to open them too: each takes what
+    the other is not at. What is wrong with them is for `open_dataset` to say.
+    """
+    with suppress(DataError):
+        if _kind_and_path(config)[0] not in _ARRAYS:
+            open_dataset(config)
 
 
 def _total(train: Source, val: Source, test: Source | None) -> int:

@@ -27,7 +27,7 @@ ACCURACIES = ("linear", "knn")
 SHORT = {"width": "network.width", "backbone": "network.backbone", "method": "method.name", "size": "order.subset"}
 """Names for people of fields that runs are grouped by."""
 ADVICE = "--allow-mixed {name} lets it pass"
-_SILENT = ("data.cache_dir", "data.workers", "train.device", "train.threads", "train.checkpoint_minutes")
+_SILENT = ("data.cache", "data.cache_dir", "data.workers", "train.device", "train.threads", "train.checkpoint_minutes")
 _ABOUT = ("run", "method", "data", "split", "health", "n", "d", "validation")
 
 

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 from siamscope.data import Dataset, console_progress, open_dataset
 from siamscope.data.config import DataConfig
+from siamscope.data.open import help_decode
+from siamscope.recipe import Recipe
+from siamscope.training.distributed import World
 from siamscope.training.progress import Reporter, Silent
 
 
@@ -30,3 +33,15 @@ def opened_once(config: DataConfig, reporter: Reporter, known: Mapping[str, list
     if known is None and dataset.files and dataset.rejected:
         return replace(opened(config, Silent(), dataset.files), rejected=dataset.rejected)
     return dataset
+
+
+def shared_dataset(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str, list[str]] | None) -> Dataset:
+    """The data, decoded by the processes of every host together: hosts may have a cache each. Of a folder that grows,
+    all see the files that rank 0 saw."""
+    if recipe.order.name != "stream":
+        if here.local_rank:
+            help_decode(recipe.data)
+        return here.on_each_host(lambda: opened(recipe.data, reporter)) or opened(recipe.data, Silent())
+    mine = here.on_first(lambda: opened_once(recipe.data, reporter, known))
+    files = here.broadcast(mine.files if mine else None)
+    return mine or opened(recipe.data, Silent(), files)

@@ -46,7 +46,7 @@ from siamscope.training.watch import Watch
 from siamscope.workflow import environment
 from siamscope.workflow.judge import judge
 from siamscope.workflow.launch import Launch, agree_on_data, agree_on_recipe, how_to_go_on
-from siamscope.workflow.opening import opened, opened_once
+from siamscope.workflow.opening import shared_dataset
 from siamscope.workflow.ordering import batches, begin_order, build_order, dealt, described, known_files
 from siamscope.workflow.ordering import steps_per_epoch as steps_of_epoch
 
@@ -168,7 +168,7 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
     known: the files that a run on a growing folder began with.
     """
     _configure(recipe)
-    dataset = _shared_dataset(recipe, here, reporter, known)
+    dataset = shared_dataset(recipe, here, reporter, known)
     agree_on_data(here, dataset)
     recipe = replace(recipe, data=replace(dataset.config, cache_dir=recipe.data.cache_dir))
     if len(dataset.val) < 2:
@@ -250,16 +250,6 @@ def export(run: RunDir, prepared: Prepared) -> None:
     }
     with explained(run.path):
         networks.save_encoder(run.path, cast("Backbone", prepared.trainer.model.online.backbone), about)
-
-
-def _shared_dataset(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str, list[str]] | None) -> Dataset:
-    """The data, decoded by one process of every host while the others wait: hosts may have a cache each. Of a folder
-    that grows, all see the files that rank 0 saw."""
-    if recipe.order.name != "stream":
-        return here.on_each_host(lambda: opened(recipe.data, reporter)) or opened(recipe.data, Silent())
-    mine = here.on_first(lambda: opened_once(recipe.data, reporter, known))
-    files = here.broadcast(mine.files if mine else None)
-    return mine or opened(recipe.data, Silent(), files)
 
 
 def _same_data(run: RunDir, dataset: Dataset) -> None:

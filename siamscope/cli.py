@@ -132,28 +132,34 @@ def _train(args: list[str]) -> int:
             f"{recipe.method.objective!r}, predictor {recipe.method.predictor!r}, target {recipe.method.target!r}",
             file=sys.stderr,
         )
+    steps = options.profiled(given)
     from siamscope.workflow.train import train
 
-    return _trained(train(recipe, given.out, overwrite=given.overwrite, reporter=_reporter(given.quiet)), given.json)
+    done = train(recipe, given.out, overwrite=given.overwrite, reporter=_reporter(given.quiet), profile=steps)
+    return _trained(done, given.json, profiled=given.profile)
 
 
 def _resume(args: list[str]) -> int:
     from siamscope import options
 
     given = _parse(options.Resume, "resume", args)
+    steps = options.profiled(given)
     from siamscope.workflow.train import resume
 
-    done = resume(given.run, device=given.device, on_collapse=given.on_collapse, reporter=_reporter(given.quiet))
-    return _trained(done, given.json, "resume")
+    told = _reporter(given.quiet)
+    done = resume(given.run, device=given.device, on_collapse=given.on_collapse, reporter=told, profile=steps)
+    return _trained(done, given.json, "resume", given.profile)
 
 
-def _trained(done: Finished, as_json: bool, command: str = "train") -> int:
+def _trained(done: Finished, as_json: bool, command: str = "train", profiled: bool = False) -> int:
     """Write the report and print how a run ended; the exit code."""
     if not done.first:
         return 128 + done.signal if done.signal else 4 if done.reason else 0
     from siamscope import report
 
     page = report.write([done.run.path])
+    if profiled:
+        print((done.run.path / "profile.txt").read_text(encoding="utf-8"), file=sys.stderr)
     if done.signal:
         print(f"stopped after step {done.step}; continue with: siamscope resume {done.run.path}", file=sys.stderr)
         return 128 + done.signal

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from siamscope import recipe as recipes
 from siamscope.data.config import DataConfig
 from siamscope.methods import Method
-from siamscope.recipe import Recipe
+from siamscope.recipe import Recipe, RecipeError
 from siamscope.sections import EvaluationConfig, OnCollapse
 
 NOT_GIVEN = "none"
@@ -32,6 +32,10 @@ class Train(Recipe):
     """TOML file, or name of a shipped recipe, whose fields come before the method's defaults."""
     overwrite: bool = False
     """Replace a run that is there already."""
+    profile: bool = False
+    """Tell where a step's time went: profile.txt, profile.json and trace.json (Chrome's format) in the run."""
+    profile_steps: int = 5
+    """With --profile: steps after the warm-up whose operators the trace holds, from 0 to 100."""
     quiet: bool = False
     """Show no progress."""
     json: bool = False
@@ -48,10 +52,27 @@ class Resume:
     """Another device than the run's (then the continuation is not bit-equal)."""
     on_collapse: OnCollapse | None = None
     """What an alarm does from here on; by default as the run's recipe says."""
+    profile: bool = False
+    """Tell where the time of the steps from here on went, as for `siamscope train`."""
+    profile_steps: int = 5
+    """With --profile: steps after the warm-up whose operators the trace holds, from 0 to 100."""
     quiet: bool = False
     """Show no progress."""
     json: bool = False
     """Print the figures as JSON."""
+
+
+def profiled(given: Train | Resume) -> int | None:
+    """The number of steps whose operators are recorded; None without --profile.
+
+    Raises:
+        RecipeError: it is out of range.
+    """
+    if not 0 <= given.profile_steps <= 100:
+        raise RecipeError(
+            f"--profile-steps must be from 0 to 100 (a step's operators take about 1 MB); got {given.profile_steps}"
+        )
+    return given.profile_steps if given.profile else None
 
 
 @dataclass(frozen=True)

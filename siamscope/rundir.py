@@ -21,6 +21,7 @@ RECIPE = "recipe.toml"
 OWN_FILES = {
     RECIPE, "metrics.jsonl", "checkpoints", "environment.json", "evaluation.json", "gallery.npz", "rejected.jsonl",
     "report.html", "encoder.safetensors", "encoder.json", "stream", ".lock",
+    "profile.txt", "profile.json", "trace.json",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any
@@ -110,11 +111,14 @@ class Loop:
     def train(self, batches: Iterator[Tensor], interrupt: Interrupt) -> Outcome | None:
         """The steps after `start`; None when the alarm has taken the run back to another `start`."""
         trainer, config, world = self.trainer, self.trainer.recipe.train, self.trainer.world
+        spans = trainer.spans
         # A GPU is asked for its losses only now and then, because every question stalls it.
         flush_every = 10 if world.device.type == "cuda" else 1
         for number in range(self.start + 1, trainer.steps + 1):
+            spans.begin(number)
             world.at(number, 0)
-            images = next(batches)
+            with spans("data"):
+                images = next(batches)
             world.at(number, 1)
             loss = self.step(number, images)
             world.at(number, 2)
@@ -125,16 +129,21 @@ class Loop:
             watched = self.watch.due(number)
             if not (measured or save_due or watched or number % flush_every == 0):
                 continue
-            stop = self.flush(interrupt.received)  # every process comes here at the same steps
-            improved = self.observe(number) if measured else False
-            action = self.look(number) if watched else GO_ON
+            with spans("logging"):
+                stop = self.flush(interrupt.received)  # every process comes here at the same steps
+            with spans("monitor") if measured else nullcontext():
+                improved = self.observe(number) if measured else False
+            with spans("alarm") if watched else nullcontext():
+                action = self.look(number) if watched else GO_ON
             if action == GO_BACK:
-                self.go_back(number)
+                with spans("rollback"):
+                    self.go_back(number)
                 return None
             healthy = measured and self.on_collapse != "warn" and self.watch.healthy
             minutes_due = time.monotonic() - self.saved_at >= 60 * config.checkpoint_minutes
             if save_due or stop or improved or minutes_due or healthy or action == STOP:
-                self.save(number, improved, healthy)
+                with spans("checkpoint"):
+                    self.save(number, improved, healthy)
             if action == STOP:
                 return Outcome(number, reason=self.last_word(number))
             if stop:

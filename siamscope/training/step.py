@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -16,6 +16,7 @@ from siamscope.recipe import Recipe
 from siamscope.training.distributed import World
 from siamscope.training.optim import rate_factor, set_rates
 from siamscope.training.precision import Precision
+from siamscope.training.profile import Spans
 from siamscope.training.siamese import Siamese
 from siamscope.training.target import momentum_at
 from siamscope.views.cutmix import Mix
@@ -38,6 +39,7 @@ class Trainer:
     precision: Precision
     wrapped: nn.Module | None = None  # the model inside DistributedDataParallel, when there are several processes
     before_clipping: Tensor | None = None  # the last gradient's norm, when it is clipped
+    spans: Spans = field(default_factory=Spans)  # where the time goes, when somebody asks
 
     def step(self, number: int, images: Tensor) -> Tensor:
         """Do step `number` (1-based) on this process's rows (n, C, H, W) uint8 of the global batch; its loss.
@@ -51,17 +53,23 @@ class Trainer:
         parts = images.chunk(self.recipe.train.accumulate)
         losses = []
         for index, part in enumerate(parts):
-            batch = self.make_views(part, generator)
-            mix = self.draw_mix(batch[0].shape[-1], generator)
-            with self.synchronised(last=index == len(parts) - 1), self.precision.autocast(images.device):
+            with self.spans("views"):
+                batch = self.make_views(part, generator)
+                mix = self.draw_mix(batch[0].shape[-1], generator)
+            last = index == len(parts) - 1
+            with self.spans("forward"), self.synchronised(last), self.precision.autocast(images.device):
                 loss: Tensor = (self.wrapped or self.model)(batch, mix)
-            torch.autograd.backward(loss / len(parts))
-            self.model.commit()
+            with self.spans("backward"):
+                torch.autograd.backward(loss / len(parts))
+            with self.spans("statistics"):
+                self.model.commit()
             losses.append(loss.detach())
-        if self.recipe.optim.clip_norm:
-            self.before_clipping = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
-        self.optimizer.step()
-        self.model.follow(self.momentum(number))
+        with self.spans("optimiser"):
+            if self.recipe.optim.clip_norm:
+                self.before_clipping = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
+            self.optimizer.step()
+        with self.spans("target"):
+            self.model.follow(self.momentum(number))
         return torch.stack(losses).mean()
 
     def make_views(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:

@@ -49,6 +49,7 @@ from siamscope.workflow.launch import Launch, agree_on_data, agree_on_recipe, ho
 from siamscope.workflow.opening import shared_dataset
 from siamscope.workflow.ordering import batches, begin_order, build_order, dealt, described, known_files
 from siamscope.workflow.ordering import steps_per_epoch as steps_of_epoch
+from siamscope.workflow.profiled import profiled
 
 STATS_SAMPLES = 10_000
 
@@ -65,8 +66,17 @@ class Finished:
     reason: str = ""
 
 
-def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter: Reporter | None = None) -> Finished:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    profile: int | None = None,
+) -> Finished:
     """Train by a recipe into a new run directory, export the encoder and judge it.
+
+    profile: write where the time went, with the operators of so many steps (`siamscope.workflow.profiled`).
 
     Raises:
         RunError, RecipeError, DataError, NetworkError, ...: a ValueError that says what to do, before training starts.
@@ -81,7 +91,7 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
         agree_on_recipe(here, recipe)
         launch = Launch.of(here, recipe)
         if here.broadcast(here.on_first(lambda: launch.began(run))):
-            return _go_on(run, here, stack, reporter, launch=launch)
+            return _go_on(run, here, stack, reporter, launch=launch, profile=profile)
         here.on_first(lambda: run.check_free(overwrite))
         prepared = _prepare(recipe, here, reporter)
 
@@ -91,7 +101,7 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, reporter:
             _write_start(run, prepared, here, launch)
 
         here.on_first(begin)
-        return _run(run, prepared, here, reporter)
+        return _run(run, prepared, here, reporter, profile)
 
 
 def resume(
@@ -100,6 +110,7 @@ def resume(
     device: str | None = None,
     on_collapse: OnCollapse | None = None,
     reporter: Reporter | None = None,
+    profile: int | None = None,
 ) -> Finished:
     """Continue a run from its last checkpoint, bit for bit on the same machine and software.
 
@@ -114,7 +125,7 @@ def resume(
         reporter = (reporter or Silent()) if here.first else Silent()
         run = RunDir(path)
         here.last_words(partial(how_to_go_on, run))
-        return _go_on(run, here, stack, reporter, device, on_collapse)
+        return _go_on(run, here, stack, reporter, device, on_collapse, profile=profile)
 
 
 def _go_on(
@@ -125,6 +136,7 @@ def _go_on(
     device: str | None = None,
     on_collapse: OnCollapse | None = None,
     launch: Launch | None = None,
+    profile: int | None = None,
 ) -> Finished:
     """What rank 0 finds in the run's directory, on all processes: their hosts need not share a disk."""
     recipe, known = here.broadcast(here.on_first(lambda: (RunDir.open(run.path).recipe(), known_files(run))))
@@ -142,7 +154,7 @@ def _go_on(
     here.on_first(lambda: _same_data(run, prepared.dataset))
     _restore(prepared, run, reporter)
     here.on_first(lambda: launch.note(run, here.size))
-    return _run(run, prepared, here, reporter)
+    return _run(run, prepared, here, reporter, profile)
 
 
 @dataclass
@@ -190,7 +202,7 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
     return Prepared(recipe, dataset, norm, order, source, trainer, monitor, watch, timings, choice)
 
 
-def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Finished:
+def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter, profile: int | None = None) -> Finished:
     recipe, dataset, start, order = prepared.recipe, prepared.dataset, prepared.start, prepared.order
     loop = Loop(prepared.trainer, prepared.monitor, run, reporter, order.steps_per_epoch, prepared.watch)
     if start:
@@ -205,7 +217,8 @@ def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter) -> Fi
         device_resident=fits,
     ) as loader:
         try:
-            outcome = loop.fit(batches(run, order, dataset, loader, prepared.trainer.steps, here, reporter))
+            with profiled(run, recipe, prepared.trainer, loop.start, here, profile):
+                outcome = loop.fit(batches(run, order, dataset, loader, prepared.trainer.steps, here, reporter))
         finally:
             reporter.close()
     return _finish(run, prepared, outcome, here, reporter)

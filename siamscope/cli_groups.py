@@ -32,7 +32,12 @@ GROUPS = {
 }
 """Modules `siamscope.workflow.GROUP.NAME`."""
 
-MODULES = {"diagnose": "diagnose.command", "select": "select.command", "sweep": "sweep.command"}
+MODULES = {
+    "diagnose": "diagnose.command",
+    "select": "select.command",
+    "sweep": "sweep.command",
+    "scaling": "scaling.command",
+}
 """Modules `siamscope.workflow.MODULE`."""
 
 

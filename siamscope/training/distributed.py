@@ -17,8 +17,8 @@ from torch import Tensor
 from siamscope.objectives.base import Group
 from siamscope.recipe import RecipeError
 from siamscope.rundir import RunError
-from siamscope.training import pulse
-from siamscope.training.pulse import Pulse
+from siamscope.training import meeting, pulse
+from siamscope.training.pulse import LostProcessError, Pulse
 
 T = TypeVar("T")
 PATIENCE = "SIAMSCOPE_TIMEOUT_MINUTES"
@@ -194,6 +194,28 @@ def launched_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def _join(wait: float) -> None:
+    """Make the process group of torchrun's processes.
+
+    Raises:
+        LostProcessError: some of them do not come.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # A little longer than the patience: who does not beat any more is named by the pulse before this fails.
+    limit = timedelta(seconds=wait + 5)
+    if not meeting.kept_by_agent():
+        dist.init_process_group(backend, timeout=limit)
+        return
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = meeting.connection(max(wait, 60))
+    try:
+        token = meeting.meet(store, rank, size, wait)
+    except TimeoutError as error:
+        raise LostProcessError(f"{error} within {wait / 60:.3g} minutes") from error
+    place = meeting.prefixed(token, store)
+    dist.init_process_group(backend, store=place, rank=rank, world_size=size, timeout=limit)
+
+
 def patience() -> float:
     """Seconds to wait for a process that does not answer: $SIAMSCOPE_TIMEOUT_MINUTES, 10 minutes by default.
 
@@ -225,9 +247,7 @@ def world() -> Iterator[World]:
         return
     wait = patience()
     if mine:
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        # A little longer than the patience: who does not beat any more is named by the pulse before this fails.
-        dist.init_process_group(backend, timeout=timedelta(seconds=wait + 5))
+        _join(wait)
     patient = dist.new_group(backend="gloo", timeout=timedelta(hours=24))
     local, beside = (
         int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
@@ -236,7 +256,8 @@ def world() -> Iterator[World]:
     if not mine:
         yield here
         return
-    alive = pulse.start(here.rank, here.size, here.broadcast(uuid4().hex), wait)
+    alive = Pulse(meeting.prefixed(here.broadcast(uuid4().hex), meeting.connection()), here.rank, here.size, wait)
+    alive.beat()
     here.all_said(None)  # every process has had its first beat
     alive.start()
     try:

@@ -19,8 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 LOST = 6
 """The exit code of a process that another one has left alone."""
@@ -193,16 +192,3 @@ def _named(beats: list[Beat]) -> str:
 
 def _have(beats: list[Beat]) -> str:
     return "has" if len(beats) == 1 else "have"
-
-
-def start(rank: int, size: int, token: str, patience: float) -> Pulse:
-    """The pulse of a process that torchrun started; `token` sets the run's keys apart. The caller must let all
-    processes come here, and then call `start` of the thread."""
-    from torch import distributed
-
-    c10d: Any = distributed  # its stores have no types
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    meeting = c10d.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=15))
-    pulse = Pulse(c10d.PrefixStore(f"siamscope/{token}", meeting), rank, size, patience)
-    pulse.beat()
-    return pulse

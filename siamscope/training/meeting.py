@@ -1,9 +1,10 @@
 """Where the processes of one start of a run meet, apart from those of an earlier start.
 
 torchrun restarts processes with the key-value store of its agent still full of what the last ones wrote there, and
-gloo finds the addresses of dead processes in it and waits for ever (seen with torch 2.13; pytorch issue 135712). And no variable of
-torchrun's tells the starts apart on every host: TORCHELASTIC_RESTART_COUNT counts for each agent alone. So rank 0 draws
-a token, and everyone waits until rank 0 has seen that very process: keys under the token are then of this start only.
+gloo finds the addresses of dead processes in it and waits for ever (seen with torch 2.13; pytorch issue 135712). And no
+variable of torchrun's tells the starts apart on every host: TORCHELASTIC_RESTART_COUNT counts for each agent alone. So
+rank 0 draws a token, and everyone waits until rank 0 has seen that very process: keys under the token are then of this
+start only.
 """
 
 from __future__ import annotations

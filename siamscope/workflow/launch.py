@@ -103,8 +103,8 @@ def agree_on_data(here: World, dataset: Dataset) -> None:
         raise RunError(f"{error}; {lone[0]} is missing on rank {', '.join(map(str, lacking[:6]))}{more}") from None
     if len(dataset.train) < here.size:
         raise RunError(
-            f"{dataset.name} has {len(dataset.train)} training images for {here.size} processes, and each needs one "
-            "of every batch: start fewer (torchrun --nproc-per-node)"
+            f"{dataset.name} has fewer training images ({len(dataset.train)}) than there are processes ({here.size}), "
+            "and each needs one of every batch: start fewer (torchrun --nproc-per-node)"
         )
 
 

@@ -44,8 +44,8 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Beat:
-    """What a process says of itself: `count` grows while it lives; it is at `stage` of step `step`; `left`: its last
-    words, empty for a normal end."""
+    """What a process says of itself: `count` grows while it lives; it is at `stage` of step `step` and has begun so
+    many `exchanges` with the others; `left`: its last words, empty for a normal end."""
 
     rank: int
     count: int
@@ -53,7 +53,13 @@ class Beat:
     stage: int
     host: str
     pid: int
+    exchanges: int = 0
     left: str | None = None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """How far it is."""
+        return self.step, self.stage, self.exchanges
 
     def __str__(self) -> str:
         where = f"at step {self.step}, where it {STAGES[self.stage]}" if self.step else "before its first step"
@@ -73,6 +79,7 @@ class Pulse(threading.Thread):
         self.interval = min(1.0 if size <= 64 else 5.0, patience / 4)
         self.step, self.stage, self.count = 0, 0, 0
         self.advice: Callable[[], str] = str
+        self.exchanges: Callable[[], int] = int
         self.left: str | None = None
         self._ended = threading.Event()
         self._seen: dict[int, tuple[int, float]] = {}
@@ -82,7 +89,7 @@ class Pulse(threading.Thread):
     def beat(self) -> None:
         """Say that this process lives, and where it is."""
         self.count += 1
-        facts = [self.count, self.step, self.stage, self.host, self.pid, self.left]
+        facts = [self.count, self.step, self.stage, self.host, self.pid, self.exchanges(), self.left]
         self.store.set(str(self.rank), json.dumps(facts))
 
     def beats(self, ranks: list[int]) -> list[Beat]:
@@ -162,8 +169,8 @@ def diagnosis(before: list[Beat], after: list[Beat], error: str, mine: int) -> s
     if dead:
         return f"{_named(dead)} {'is' if len(dead) == 1 else 'are'} gone: killed, or stopped"
     here = [beat for beat in after if beat.left is None]
-    last = min(((beat.step, beat.stage) for beat in here), default=(0, 0))
-    behind = [beat for beat in here if (beat.step, beat.stage) == last]
+    last = min((beat.place for beat in here), default=(0, 0, 0))
+    behind = [beat for beat in here if beat.place == last]
     if "imed out" in error and len(behind) < len(here):
         return f"{_named(behind)} did not come to where the others wait"
     return f"the processes cannot talk to each other any more ({error.strip().splitlines()[0][:200]})"

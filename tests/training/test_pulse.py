@@ -4,6 +4,7 @@ import contextlib
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,9 +33,10 @@ class Store(dict):
 
 
 def beats(*facts):
-    """(count, step, stage, left) of each rank."""
+    """(count, step, stage, left) of each rank; all have begun as many exchanges."""
     return [
-        Beat(rank, count, step, stage, "node", 70 + rank, left) for rank, (count, step, stage, left) in enumerate(facts)
+        Beat(rank, count, step, stage, "node", 70 + rank, 3, left)
+        for rank, (count, step, stage, left) in enumerate(facts)
     ]
 
 
@@ -59,6 +61,8 @@ def test_who_lives_and_is_behind_is_named_after_a_timeout():
     assert said.startswith("rank 1 (process 71 on node, last seen at step 9, where it is waiting for its images)")
     assert "did not come" in said
     assert "cannot talk" in diagnosis(before, after, "Connection closed by peer", mine=0)
+    late = [after[0], replace(after[0], rank=1, exchanges=2), after[2]]
+    assert diagnosis(before, late, "Timed out waiting 3000ms", mine=0).startswith("rank 1 (")
     level = beats((8, 9, 1, None), (8, 9, 1, None))
     assert "cannot talk" in diagnosis(beats((5, 9, 1, None), (5, 9, 1, None)), level, "Timed out", mine=0)
 

@@ -64,10 +64,12 @@ class Rows:
         order = np.argsort(indices, kind="stable")  # ascending, so that a disk is read in one direction
         rows = indices[order]
         begins = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % self._per_file == 0)) + 1
+        begins = np.concatenate([[0], begins])
+        places, firsts = np.divmod(rows[begins], self._per_file)
         nbytes = out[0].nbytes
         flat = out.reshape(-1).data
-        for begin, end in zip([0, *begins.tolist()], [*begins.tolist(), len(rows)], strict=True):
-            place, first = divmod(int(rows[begin]), self._per_file)
+        runs = zip(begins.tolist(), [*begins[1:].tolist(), len(rows)], places.tolist(), firsts.tolist(), strict=True)
+        for begin, end, place, first in runs:
             self._read_run(place, first * nbytes, _views(flat, order[begin:end], nbytes))
         return out
 
@@ -103,6 +105,9 @@ _REMEDY = "start again, and they are prepared anew"
 
 def _views(flat: memoryview, places: Indices, nbytes: int) -> list[memoryview]:
     """Where consecutive rows of a file go: one view for each stretch of the output."""
+    if len(places) == 1:  # nearly always, of shuffled rows
+        at = int(places[0]) * nbytes
+        return [flat[at : at + nbytes]]
     breaks = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
     bounds = zip([0, *breaks], [*breaks, len(places)], strict=True)
     return [flat[int(places[a]) * nbytes : (int(places[b - 1]) + 1) * nbytes] for a, b in bounds]

@@ -33,7 +33,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, threads: int, reporter: progress.Reporter) -> Prepared:
-    """Decode the images (into the cache, if there is one), and decide device, threads and number format for all runs.
+    """Decode the images (into the cache, if there is one), and decide device, threads, number format and compiling for all runs.
 
     Raises:
         RecipeError, DataError, ...: as `siamscope train` would, before any run starts.
@@ -52,6 +52,8 @@ def prepare(recipe: Recipe, threads: int, reporter: progress.Reporter) -> Prepar
         "test_images": len(dataset.test) if dataset.test else 0,
     }
     recipe, _ = with_number_format(recipe, dataset.train.channels, World(device=device))
+    if recipe.train.compile == "auto":  # runs of one comparison compute alike, and several at once time nothing well
+        recipe = replace(recipe, train=replace(recipe.train, compile="off"))
     return Prepared(recipe, environment.describe(device), found)
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Literal
@@ -93,6 +93,8 @@ def other_recipe(run: Run) -> str:
         found = run.dir.recipe()
     except (RecipeError, RunError) as error:
         return f"its recipe.toml cannot be read: {error}"
+    if run.recipe.train.compile == "auto":  # the run has noted what it decided
+        found = replace(found, train=replace(found.train, compile="auto"))
     if recipes.digest(found) == recipes.digest(run.recipe):
         return ""
     return "the run that lies there was trained by another recipe (the method's cells have changed since); use --retry"

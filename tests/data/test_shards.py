@@ -205,7 +205,7 @@ def test_what_a_killed_process_was_at_is_taken_over(tmp_path: Path) -> None:
 
 def test_who_waits_goes_on_when_the_other_fails(tmp_path: Path) -> None:
     """The one that fails takes the empty folder away; the one that waited makes its own."""
-    busy = helper(tmp_path, "busy", 5)
+    busy = helper(tmp_path, "busy", 60)
     assert busy.stdin is not None and busy.stdout is not None
     with busy.stdin, busy.stdout:
         busy.stdin.write("\n")

@@ -83,6 +83,10 @@ def run(args: list[str]) -> int:
 
 
 def _command(name: str, args: list[str]) -> int:
+    if any(".tar" in word for word in args):
+        from siamscope.data.tar_files import joined
+
+        args = joined(args)
     if name in cli_groups.GROUPS:
         return _group(name, args)
     if name in cli_groups.MODULES:

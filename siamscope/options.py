@@ -25,7 +25,7 @@ class Train(Recipe):
     """Options of `siamscope train`."""
 
     source: Annotated[str, Positional, arg(metavar="DATA")] = ""
-    """shapes, fashion-mnist, a folder of images, or a file of arrays (as --data.source)."""
+    """shapes, fashion-mnist, a folder of images, tar files, hf:NAME, or a file of arrays (as --data.source)."""
     out: Path = Path("runs/latest")
     """Run directory to make."""
     recipe: str | None = None
@@ -158,7 +158,7 @@ class Compare(Recipe):
     """
 
     source: Annotated[str, Positional, arg(metavar="DATA")] = ""
-    """shapes, fashion-mnist, a folder of images, or a file of arrays (as --data.source)."""
+    """shapes, fashion-mnist, a folder of images, tar files, hf:NAME, or a file of arrays (as --data.source)."""
     methods: str = "all"
     """Names or patterns of methods with commas between them, or all."""
     seeds: str = "0,1,2"

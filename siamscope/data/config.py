@@ -8,7 +8,7 @@ from tyro.conf import arg
 
 from siamscope.data.errors import DataError
 
-Kind = Literal["auto", "shapes", "folder", "idx", "npz", "npy"]
+Kind = Literal["auto", "shapes", "folder", "idx", "npz", "npy", "tar", "hub"]
 Keep = Literal["disk", "none"]
 KINDS: tuple[str, ...] = get_args(Kind)
 NAMED_SOURCES = ("shapes", "fashion-mnist")
@@ -22,11 +22,20 @@ class DataConfig:
     """
 
     source: str = "shapes"
-    """shapes (drawn by the program), fashion-mnist (Debian's package), or the path of a folder or an array file.
-    A folder that is called like a named source is given as ./shapes."""
+    """shapes (drawn by the program), fashion-mnist (Debian's package), the path of a folder or an array file, tar files
+    (a folder of them, train-{000..009}.tar, train-*.tar), or hf:OWNER/NAME[:CONFIG][@REVISION] or hf:PATH (a Hugging
+    Face data set). A folder that is called like a named source is given as ./shapes."""
 
     kind: Kind = "auto"
-    """How to read the source. auto: by the path; folder: image files; idx: files as MNIST's; npz, npy: arrays."""
+    """How to read the source. auto: by the path; folder: image files; idx: files as MNIST's; npz, npy: arrays; tar:
+    webdataset's layout; hub: what the library datasets reads (needs the extra [hub])."""
+
+    image: str = ""
+    """tar: the ending of a sample's image, if it has several (left.png). hub: the image column. Empty: the only one."""
+
+    label: str = ""
+    """tar: the ending of a sample's label (cls), or a field of its .json. hub: the label column. Empty: what is called
+    so, or in a data set the only column of classes; none: read no labels."""
 
     size: Annotated[int, arg(aliases=("--size",))] = 32
     """Side of the stored square images in pixels. The shorter side is scaled to it, then the centre is cut out."""
@@ -61,6 +70,10 @@ class DataConfig:
     cache: Keep = "disk"
     """disk: image files are decoded once, into the cache. none: they are decoded whenever they are read, by worker
     processes, for data whose cache would not fit the disk; the first start still looks into every file once."""
+
+    window: int = 2048
+    """tar, hub with order.name stream: images that are mixed with one another; a data set that is not kept (data.cache
+    none) holds two to three times as many files in memory."""
 
     memory_budget_mb: int = 0
     """Images that need more memory than this (in MB of 1,000,000 bytes) are streamed from the cache. 0: half of the
@@ -98,8 +111,9 @@ class DataConfig:
         for name in ("strict", "domains"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name} must be true or false; got {getattr(self, name)!r}")
-        if not isinstance(self.cache_dir, str):
-            raise DataError(f"cache_dir must be a path; got {self.cache_dir!r}")
+        for name, what in (("cache_dir", "path"), ("image", "name"), ("label", "name")):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(f"{name} must be a {what}; got {getattr(self, name)!r}")
 
 
 _LARGE = 2**40
@@ -111,6 +125,7 @@ _RANGES: tuple[tuple[str, int, int], ...] = (
     ("val_samples", 0, _LARGE),
     ("test_samples", 0, _LARGE),
     ("seed", 0, 2**63 - 1),
+    ("window", 1, 2**20),
     ("memory_budget_mb", 0, _LARGE),
     ("workers", 0, 1024),
     ("max_pixels", 1, _LARGE),

@@ -17,9 +17,9 @@ from siamscope.data.chunks import Pace, Passes, Positions
 from siamscope.data.config import DataConfig
 from siamscope.data.errors import DataError
 from siamscope.data.folder import Listing, find_splits, list_images
-from siamscope.data.open_folder import decode_options
 from siamscope.data.order import IidOrder
 from siamscope.data.pool import Decoder
+from siamscope.data.preparing import decode_options
 from siamscope.data.replay import Replay
 from siamscope.data.source import ArraySource, Images, Source
 

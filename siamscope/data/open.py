@@ -17,9 +17,11 @@ from siamscope.data.errors import DataError
 from siamscope.data.folder import Rejected
 from siamscope.data.memory import budget
 from siamscope.data.open_folder import open_folder
+from siamscope.data.open_tar import open_tars
 from siamscope.data.progress import Progress, quiet
 from siamscope.data.source import ArraySource, Numbered, Readable, ShapesSource, Source, digest, hash_array
 from siamscope.data.splits import three_way, validation_count
+from siamscope.data.tar_files import absolute, holds_tars, is_pattern, is_tar
 
 _ARRAYS = ("shapes", "idx", "npz", "npy")  # nothing to decode
 _SHAPES_TRAIN, _SHAPES_TEST = 10_000, 2_000
@@ -89,12 +91,16 @@ def open_dataset(
     if kind == "folder":
         opened = open_folder(path, config, progress, known)
         found = _Found(opened.train, opened.val, opened.test, opened.rejected, opened.notes, opened.usable)
+    elif kind == "tar":
+        tars = open_tars(config.source, config, progress)
+        splits = tars.splits
+        found = _Found(splits["train"], splits.get("val"), splits.get("test"), tars.rejected, tars.notes)
     else:
         found = _open_arrays(kind, path, config, memory, progress)
     train, val, test, note = three_way(found.train, found.val, found.test, config)
     resolved = replace(
         config,
-        source=config.source if config.source in NAMED_SOURCES else str(path.absolute()),
+        source=config.source if config.source in NAMED_SOURCES else absolute(config.source),
         kind=kind,
         channels=train.channels,
         samples=len(train),
@@ -129,6 +135,8 @@ def _kind_and_path(config: DataConfig) -> tuple[Kind, Path | None]:
     path = Path(config.source).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
+        if not is_folder and not is_file and config.kind in ("auto", "tar") and is_pattern(config.source):
+            return "tar", path
         if not is_folder and not is_file:
             near = nearest(config.source, NAMED_SOURCES)
             raise DataError(f"there is no folder or file {config.source!r}{near or ': check data.source'}")
@@ -139,12 +147,14 @@ def _kind_and_path(config: DataConfig) -> tuple[Kind, Path | None]:
 
 def _kind_of(config: DataConfig, path: Path, is_file: bool) -> Kind:
     ending = path.suffix.lower()
+    if config.kind == "tar" or (config.kind == "auto" and (is_tar(path.name) if is_file else holds_tars(path))):
+        return "tar"
     if is_file:
         found: Kind = "npz" if ending == ".npz" else "npy"
         if ending not in (".npz", ".npy"):
             raise DataError(
-                f"{config.source!r} is a single file; give a folder of images, a folder of IDX files, or an .npz or "
-                f".npy file (unpack an archive first)"
+                f"{config.source!r} is a single file; give a folder of images or of IDX files, or a .tar, .npz or .npy "
+                f"file (unpack other archives first)"
             )
         if config.kind not in ("auto", found):
             raise DataError(f"data.kind is {config.kind}, but {config.source!r} is an {ending} file")

@@ -2,19 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from siamscope.data.cache import Entry, cache_root, open_or_build, short_hash
+from siamscope.data.cache import Entry
 from siamscope.data.config import DataConfig
-from siamscope.data.decode import DecodeOptions
 from siamscope.data.errors import DataError
 from siamscope.data.folder import SUFFIXES, Listing, Rejected, find_splits, list_images
-from siamscope.data.pool import DecodedRows, Decoder
+from siamscope.data.preparing import check_rejected, decode_options, prepared, without_rejected
 from siamscope.data.progress import Progress
-from siamscope.data.source import ArraySource, Prefixed, Readable, Source, Subset
+from siamscope.data.source import ArraySource, Prefixed, Readable, Source
 
 
 @dataclass
@@ -29,14 +26,6 @@ class OpenedFolder:
     usable: dict[str, list[str]] = field(default_factory=dict)
 
 
-def decode_options(config: DataConfig) -> DecodeOptions:
-    """How image files are decoded. Raises DataError for a number of channels that they cannot have."""
-    channels = config.channels or 3
-    if channels not in (1, 3):
-        raise DataError(f"data.channels must be 0, 1 or 3 for image files; got {channels}")
-    return DecodeOptions(config.size, channels, config.max_pixels, config.min_side)
-
-
 def open_folder(
     root: Path, config: DataConfig, progress: Progress, known: Mapping[str, list[str]] | None = None
 ) -> OpenedFolder:
@@ -48,7 +37,7 @@ def open_folder(
     Raises:
         DataError: no usable image, or (strict) one that had to be set aside, or a known one that is gone.
     """
-    options = decode_options(config)
+    decode_options(config)  # a number that cannot be is said before anything is listed
     folders = find_splits(root)
     listings = {split: list_images(folder) for split, folder in folders.items()}
     if known is not None:
@@ -64,11 +53,12 @@ def open_folder(
     rejected: list[Rejected] = []
     usable: dict[str, list[str]] = {}
     for split, listing in listings.items():
-        images, entry = _prepared(listing, options, config, progress)
+        where = os.fsencode(listing.root.resolve())
+        images, entry = prepared(listing.files(), "folder", where, listing.fingerprint(), config, progress)
         prefix = "" if listing.root == root else listing.root.name + "/"
         aside = [*listing.broken, *(Rejected(listing.paths[row], why) for row, why in entry.rejected.items())]
         rejected += [Rejected(prefix + item.path, item.reason) for item in aside]
-        _check_rejected(listing, entry, rejected, config.strict)
+        check_rejected(len(listing.paths), str(listing.root), entry, rejected, config.strict)
         opened[split] = _source(listing, images, entry, prefix, names if classes[split] else None, domains)
         usable[split] = [path for row, path in enumerate(listing.paths) if row not in entry.rejected]
     notes = _notes(root, listings, classes["train"], folders, len(rejected))
@@ -85,41 +75,6 @@ def _require_images(listing: Listing) -> None:
         )
 
 
-def _prepared(
-    listing: Listing, options: DecodeOptions, config: DataConfig, progress: Progress
-) -> tuple[Readable, Entry]:
-    """The images of a listing, from the cache or decoded as they are read, and what the cache says of them."""
-    keep = config.cache == "disk"
-    where = os.fsencode(listing.root.resolve())
-    group = short_hash("folder" if keep else "looked", where, sorted(asdict(options).items()))
-    shape = (len(listing.paths), options.channels, options.size, options.size)
-    decoder = Decoder(listing.files(), options, config.workers, progress)
-
-    def wait() -> None:
-        progress("waiting for another process that decodes the same images", 0, 0)
-
-    try:
-        entry = open_or_build(
-            cache_root(config.cache_dir), group, listing.fingerprint(), shape, decoder.fill, wait, step=decoder.step,
-            pixels=keep,
-        )  # fmt: skip
-    finally:
-        decoder.close()
-    return entry.images or DecodedRows(Decoder(listing.files(), options, config.workers)), entry
-
-
-def _check_rejected(listing: Listing, entry: Entry, rejected: list[Rejected], strict: bool) -> None:
-    if len(entry.rejected) == len(listing.paths):
-        shown = "; ".join(f"{item.path}: {item.reason}" for item in rejected[:3])
-        raise DataError(f"none of the {len(listing.paths)} images in {str(listing.root)!r} can be used: {shown}")
-    if strict and rejected:
-        more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
-        raise DataError(
-            f"{rejected[0].path}: {rejected[0].reason}{more}; repair or remove the file, or leave out --strict to set "
-            f"such files aside"
-        )
-
-
 def _source(
     listing: Listing,
     images: Readable,
@@ -132,11 +87,7 @@ def _source(
     domains = None if domain_names is None else listing.labels(domain_names)
     paths = Prefixed(prefix, listing.paths) if prefix else listing.paths
     source = ArraySource(images, labels, class_names, paths, entry.digest, domains, domain_names)
-    if not entry.rejected:
-        return source
-    usable = np.ones(len(source), np.bool_)
-    usable[list(entry.rejected)] = False
-    return Subset(source, np.flatnonzero(usable))
+    return without_rejected(source, entry)
 
 
 def _notes(

@@ -55,7 +55,7 @@ class OrderConfig:
     )
     """iid: every epoch a fresh permutation of all. current: one chunk after another, never seen again (single pass).
     cumulative: all chunks so far. last: the last chunk only, a fixed subset. hybrid: current, then iid. stream: images
-    that never end (shapes, or a folder that grows)."""
+    that never end (shapes, or a folder that grows); tar files and data sets of hf: nearly as they lie (data.window)."""
     chunks: int = _range(100, 1)
     """Chunks that a pass over the images is cut into. stream: equal parts of the run; a folder is listed at each."""
     rounds: int = _range(1, 1)

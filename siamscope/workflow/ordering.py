@@ -14,6 +14,7 @@ from siamscope.data.open import SHAPES_VAL_AT
 from siamscope.data.orders import ChunkOrder, HybridOrder, LastOrder
 from siamscope.data.replay import Replay
 from siamscope.data.stream import EndlessOrder, EndlessShapes
+from siamscope.data.windows import StreamOrder, even_edges
 from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, RunError, explained, write_text
 
@@ -55,15 +56,23 @@ def build_order(recipe: Recipe, dataset: Dataset, steps: int) -> tuple[Order, So
 
 
 def _stream(recipe: Recipe, dataset: Dataset, steps: int, replay: Replay | None) -> tuple[Order, Source]:
-    """Drawn images that never end, or a folder that may grow."""
+    """Drawn images that never end, files read as they lie, or a folder that may grow."""
     batch_size, chunks = recipe.train.batch_size, recipe.order.chunks
     if isinstance(dataset.train, ShapesSource):
         shapes = EndlessShapes(dataset.train.spec, SHAPES_VAL_AT)
         return EndlessOrder(len(shapes), batch_size, steps, chunks, steps_per_epoch(recipe, dataset), replay), shapes
+    if dataset.config.kind in ("tar", "hub"):
+        if replay:
+            raise DataError(
+                f"order.replay draws from earlier images, which the stream of {dataset.name} does not keep: set it to "
+                "0, or take another order"
+            )
+        edges = even_edges(len(dataset.train))
+        return StreamOrder(edges, batch_size, recipe.train.seed, dataset.config.window), dataset.train
     if not dataset.files:
         raise DataError(
-            f"order.name 'stream' needs images that never end, shapes or a folder of image files; {dataset.name} is "
-            f"{dataset.config.kind}"
+            f"order.name 'stream' needs images that never end or that lie in a row: shapes, tar files, a data set of "
+            f"hf:, or a folder of image files; {dataset.name} is {dataset.config.kind}"
         )
     source = GrowingSource(dataset.train)
     return GrowingOrder(source, batch_size, recipe.train.seed, steps, chunks, replay), source
@@ -93,6 +102,8 @@ def described(recipe: Recipe, order: Order, steps: int) -> str:
         return f"last: a fixed subset of {len(order.members)} images"
     if isinstance(order, EndlessOrder):
         text = f"stream: {order.seen(steps)} drawn images, each once, in {config.chunks} chunks"
+    elif isinstance(order, StreamOrder):
+        return f"stream: all {order.count} images in every pass, mixed within windows of {order.window}"
     elif isinstance(order, GrowingOrder):
         text = f"stream: a folder, listed again at the start of each of {config.chunks} chunks"
     else:

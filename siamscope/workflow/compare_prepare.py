@@ -33,7 +33,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, threads: int, reporter: progress.Reporter) -> Prepared:
-    """Decode the images (into the cache, if there is one), and decide device, threads, number format and compiling for all runs.
+    """Decode the images (into the cache, if there is one); decide device, threads, number format and compiling for all.
 
     Raises:
         RecipeError, DataError, ...: as `siamscope train` would, before any run starts.

@@ -14,6 +14,7 @@ from siamscope.evaluation.errors import EvaluationError
 _ROTATE_UP_TO = 4096  # dimensions whose d x d eigenproblem is still cheaper than the steps it saves
 _EMPTY = 1e-12  # variance, relative to the largest, of an axis along which nothing varies
 _TOLERANCE = 1e-5  # largest gradient entry, in coordinates of unit curvature: the weights' relative error follows it
+_TILE = 1 << 19  # entries of the features that are worked on at once: 2 MiB of float32
 _STALL = 1e-10  # relative decrease of the loss below which float32 can no longer tell a step from rounding
 
 
@@ -105,15 +106,21 @@ class LogisticFit:
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         """Mean cross-entropy and its gradients in (rotated) weight and bias."""
         x, n = self._x, len(self._x)
-        # Class-major (C, N): with few classes, both products and the softmax are several times faster this way round.
-        logits = torch.addmm(torch.as_tensor(bias).to(x)[:, None], torch.as_tensor(weight.T).to(x), x.T)
-        log_p = logits.log_softmax(0)
-        columns = torch.arange(n, device=x.device)
-        loss = -float(log_p[self._target, columns].double().sum()) / n
-        residual = log_p.exp_()
-        residual[self._target, columns] -= 1
-        by_weight, by_bias = (residual @ x).T, residual.sum(1, dtype=torch.float64)
-        return loss, by_weight.double().cpu().numpy() / n, by_bias.cpu().numpy() / n
+        offset, slope = torch.as_tensor(bias).to(x)[:, None], torch.as_tensor(weight.T).to(x)
+        by_weight = slope.new_zeros(slope.shape, dtype=torch.float64)
+        by_bias, loss = by_weight.new_zeros(len(slope)), by_weight.new_zeros(())
+        # On a CPU as many rows at once as its cache holds between the two products: memory then is read once.
+        rows = max(_TILE // x.shape[1], 128) if x.device.type == "cpu" else n
+        ones = x.new_ones(rows)
+        for part, target in zip(torch.split(x, rows), torch.split(self._target[None], rows, dim=1), strict=True):
+            # Class-major (C, rows): with few classes, products and softmax are several times faster this way round.
+            log_p = torch.addmm(offset, slope, part.T).log_softmax(0)
+            loss -= log_p.gather(0, target).sum(dtype=torch.float64)
+            residual = log_p.exp_()
+            residual.scatter_add_(0, target, residual.new_full((1, 1), -1.0).expand(target.shape))
+            by_weight += residual @ part
+            by_bias += residual @ ones[: len(part)]  # several times faster than a sum
+        return float(loss) / n, by_weight.T.cpu().numpy() / n, by_bias.cpu().numpy() / n
 
     def _classifier(self, l2: float, converged: bool, iterations: int) -> LinearClassifier:
         weight = torch.as_tensor(self._weight).to(self.mean)

@@ -15,8 +15,11 @@ from siamscope.data.config import NAMED_SOURCES, DataConfig, Kind, nearest
 from siamscope.data.convert import Converter
 from siamscope.data.errors import DataError
 from siamscope.data.folder import Rejected
+from siamscope.data.hub import PREFIX
+from siamscope.data.hub_stream import StreamedSource
 from siamscope.data.memory import budget
 from siamscope.data.open_folder import open_folder
+from siamscope.data.open_hub import open_hub
 from siamscope.data.open_tar import open_tars
 from siamscope.data.progress import Progress, quiet
 from siamscope.data.source import ArraySource, Numbered, Readable, ShapesSource, Source, digest, hash_array
@@ -37,6 +40,7 @@ class Dataset:
     were read, or None. streams: whether the images are more than the memory budget, so that they should be read
     from the cache batch by batch. config: the configuration with what was found filled in; it opens the same images.
     files: the usable files of each split of a folder of images (relative to the split's folder), else nothing.
+    stream: all training images, if they are read front to back and not kept; `train` is then a sample of them.
     """
 
     train: Source
@@ -48,6 +52,7 @@ class Dataset:
     streams: bool
     config: DataConfig
     files: dict[str, list[str]] = field(default_factory=dict)
+    stream: StreamedSource | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -55,7 +60,8 @@ class Dataset:
         parts = [self.train, self.val, *([self.test] if self.test else [])]
         labels = [b"" if s.labels is None else s.labels.astype("<i8").tobytes() for s in parts]
         domains = [s.domains.astype("<i8").tobytes() for s in parts if s.domains is not None]
-        return digest(*(s.fingerprint.encode() for s in parts), *labels, *domains)
+        streamed = [] if self.stream is None else [self.stream.fingerprint.encode()]
+        return digest(*(s.fingerprint.encode() for s in parts), *labels, *domains, *streamed)
 
 
 @dataclass
@@ -87,7 +93,9 @@ def open_dataset(
         raise DataError(f"data.domains goes with a folder of image files, not with kind {kind!r}")
     if kind == "shapes":
         return _shapes(config, memory)
-    assert path is not None  # only shapes has none
+    if kind == "hub":
+        return _hub(config, memory, progress)
+    assert path is not None  # the others have one
     if kind == "folder":
         opened = open_folder(path, config, progress, known)
         found = _Found(opened.train, opened.val, opened.test, opened.rejected, opened.notes, opened.usable)
@@ -130,6 +138,8 @@ def _kind_and_path(config: DataConfig) -> tuple[Kind, Path | None]:
     """What to read as what. Raises DataError if there is nothing there or it does not fit the kind."""
     if config.kind == "shapes" or (config.kind == "auto" and config.source == "shapes"):
         return "shapes", None
+    if config.kind == "hub" or (config.kind == "auto" and config.source.startswith(PREFIX)):
+        return "hub", None
     if config.source == "fashion-mnist":
         return "idx", idx.fashion_mnist_folder()
     path = Path(config.source).expanduser()
@@ -185,6 +195,24 @@ def _shapes(config: DataConfig, memory: int) -> Dataset:
     )  # fmt: skip
     streams = _total(train, val, test) > memory
     return Dataset(train, val, test, "shapes", [], None, streams, resolved)
+
+
+def _hub(config: DataConfig, memory: int, progress: Progress) -> Dataset:
+    opened = open_hub(config, progress)
+    splits, notes = opened.splits, opened.notes
+    resolved = replace(config, source=opened.source, kind="hub", channels=splits["train"].channels)
+    train, val, test = splits["train"], splits.get("val"), splits.get("test")
+    if opened.stream is None:
+        train, val, test, note = three_way(train, val, test, config)
+        notes += [note] if note else []
+        tests = len(test) if test else 0
+        resolved = replace(resolved, samples=len(train), val_samples=len(val), test_samples=tests)
+    assert val is not None  # a stream comes with one
+    streams = opened.stream is not None or _total(train, val, test) > memory
+    hint = "; ".join(notes) or None
+    return Dataset(
+        train, val, test, opened.name, opened.rejected, hint, streams, resolved, stream=opened.stream
+    )  # fmt: skip
 
 
 def _open_arrays(kind: Kind, path: Path, config: DataConfig, memory: int, progress: Progress) -> _Found:

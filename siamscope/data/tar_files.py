@@ -9,12 +9,12 @@ from siamscope.data.errors import DataError
 from siamscope.data.folder import SUFFIXES
 
 _ENDING = re.compile(r"\.(tar(\.(gz|bz2|xz|zst|zstd))?|tgz|tbz2?|txz)$", re.IGNORECASE)
-_SPLITS = {
+SPLITS = {
     "train": "train", "training": "train",
     "test": "test", "testing": "test",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
 }  # fmt: skip
-_LEADING = re.compile("(" + "|".join(sorted(_SPLITS, key=len, reverse=True)) + ")(?![a-z])")
+_LEADING = re.compile("(" + "|".join(sorted(SPLITS, key=len, reverse=True)) + ")(?![a-z])")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 100_000
 
@@ -22,7 +22,7 @@ _MOST = 100_000
 def split_name(name: str) -> str | None:
     """train, val or test if that is what a split's or a file's name begins with, in any case."""
     found = _LEADING.match(name.lower())
-    return _SPLITS[found[1]] if found else None
+    return SPLITS[found[1]] if found else None
 
 
 def is_tar(name: str) -> bool:
@@ -71,7 +71,7 @@ def tar_files(source: str) -> dict[str, list[Path]]:
     else:
         files = matched(source)
     files = [file.absolute() for file in files]
-    splits = [split_name(file.name) or _SPLITS.get(file.parent.name.lower()) for file in files]
+    splits = [split_name(file.name) or SPLITS.get(file.parent.name.lower()) for file in files]
     if "train" not in splits:
         return {"train": files}
     found = {
@@ -95,7 +95,7 @@ def _tars_in(folder: Path) -> list[Path]:
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.lower() in _SPLITS and path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.name.lower() in SPLITS and path.is_dir())
 
 
 def matched(source: str) -> list[Path]:

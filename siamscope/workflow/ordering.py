@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def steps_per_epoch(recipe: Recipe, dataset: Dataset) -> int:
     """Steps of a pass over all training images; the unit of epochs, whatever the order."""
-    return IidOrder(len(dataset.train), recipe.train.batch_size, recipe.train.seed).steps_per_epoch
+    count = len(dataset.train if dataset.stream is None else dataset.stream)
+    return IidOrder(count, recipe.train.batch_size, recipe.train.seed).steps_per_epoch
 
 
 def build_order(recipe: Recipe, dataset: Dataset, steps: int) -> tuple[Order, Source]:
@@ -42,6 +43,11 @@ def build_order(recipe: Recipe, dataset: Dataset, steps: int) -> tuple[Order, So
     replay = Replay(batch_size, config.replay, config.buffer, seed) if config.replay else None
     if config.name == "stream":
         return _stream(recipe, dataset, steps, replay)
+    if dataset.stream is not None:
+        raise DataError(
+            f"{dataset.name} lies in Parquet files that are read front to back, as data.cache is none: take order.name "
+            f"'stream' instead of {config.name!r}, or data.cache = disk"
+        )
     groups = _groups(recipe, dataset)
     order: Order
     if config.name == "iid":
@@ -67,8 +73,9 @@ def _stream(recipe: Recipe, dataset: Dataset, steps: int, replay: Replay | None)
                 f"order.replay draws from earlier images, which the stream of {dataset.name} does not keep: set it to "
                 "0, or take another order"
             )
-        edges = even_edges(len(dataset.train))
-        return StreamOrder(edges, batch_size, recipe.train.seed, dataset.config.window), dataset.train
+        images = dataset.train if dataset.stream is None else dataset.stream
+        edges = even_edges(len(images)) if dataset.stream is None else dataset.stream.edges
+        return StreamOrder(edges, batch_size, recipe.train.seed, dataset.config.window), images
     if not dataset.files:
         raise DataError(
             f"order.name 'stream' needs images that never end or that lie in a row: shapes, tar files, a data set of "

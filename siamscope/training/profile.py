@@ -208,6 +208,7 @@ class Profile(Spans):
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self.device.type == "cuda":
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it says on standard error when it starts and stops
         self._recorder = torch.profiler.profile(activities=kinds)
         self._recorder.start()
 

@@ -38,7 +38,7 @@ STAGES = ("build", "second", "read", "mapped", "cold", "train")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1_000_000, help="JPEGs of the largest folder")
-    parser.add_argument("--steps", type=int, default=60, help="training steps at the largest count")
+    parser.add_argument("--steps", type=int, default=20, help="training steps on the largest folder")
     parser.add_argument("--keep", type=Path, help="draw the folders here and leave them")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/large_data.json")
     parser.add_argument("--figure", type=Path, default=ROOT / "docs/images/memory.png")
@@ -54,7 +54,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             place = arguments.keep or Path(scratch)
             result = {"machine": machine(arguments.count), "large_jpegs": draft()}
-            result["folders"] = [measured(place, count, arguments.steps) for count in counts]
+            result["folders"] = [measured(place, count, arguments.steps * (count == counts[-1])) for count in counts]
         result["machine"]["load_after"] = round(os.getloadavg()[0], 1)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     result = json.loads(arguments.out.read_text(encoding="utf-8"))
@@ -62,13 +62,13 @@ def main() -> None:
 
 
 def measured(place: Path, count: int, steps: int) -> dict[str, Any]:
-    """All stages of one folder."""
+    """All stages of one folder; without steps there is no training."""
     folder, cache = place / f"images-{count}", place / f"cache-{count}"
     begin = time.perf_counter()
     if not folder.is_dir():
         generate(folder, count)
     out: dict[str, Any] = {"images": count, "drawn_in_s": round(time.perf_counter() - begin)}
-    for stage in STAGES:
+    for stage in STAGES if steps else STAGES[:-1]:
         command = [sys.executable, __file__, "--child", stage, str(folder), str(cache), str(steps)]
         begin = time.perf_counter()
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -112,7 +112,7 @@ def staged(stage: str, folder: Path, cache: Path, steps: int) -> dict[str, Any]:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     peak = {name: max(point[name] for point in curve) for name in ("rss_mb", "anon_mb", "workers_mb")}
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    thinned = curve[:: max(1, len(curve) // 150)]
+    thinned = curve[:: max(1, len(curve) // 60)]
     return {**facts, "cpu_s": round(cpu, 2), "peak": peak, "curve": thinned}
 
 
@@ -375,24 +375,26 @@ def draw(result: dict[str, Any], out: Path) -> None:
 
     figure = new_figure(11, 4.4)
     panels = figure.subplots(1, 2, sharey=True)
-    titles = {"build": "Decoding the folder into the cache", "read": "Reading every image once, shuffled"}
-    for panel, (stage, title) in zip(panels, titles.items(), strict=True):
-        for colour, line, folder in zip(SERIES, LINES, result["folders"], strict=False):
-            curve = folder[stage]["curve"]
-            share = [100 * point["images"] / folder["images"] for point in curve]
-            rss = [point["rss_mb"] for point in curve]
-            panel.plot(share, rss, color=colour, ls=line, lw=1.9, label=f"{folder['images']:,} images")
-        dress(panel, title, "images done (%)", "resident memory of the process (MB)" * (stage == "build"), grid=True)
+    titles = {"build": "Decoding the folder into the cache", "read": "Reading every training image once, shuffled"}
+    lines: list[tuple[Any, dict[str, Any], str, Any, Any, str]] = [
+        (panel, folder, stage, colour, line, f"{folder['images']:,} images")
+        for panel, stage in zip(panels, titles, strict=True)
+        for colour, line, folder in zip(SERIES, LINES, result["folders"], strict=False)
+    ]
     last = result["folders"][-1]
-    curve = last["mapped"]["curve"]
-    panels[1].plot(
-        [100 * point["images"] / last["images"] for point in curve],
-        [point["rss_mb"] for point in curve],
-        color=COLLAPSE, ls=LINES[4], lw=1.6, label=f"{last['images']:,} images, memory-mapped",
-    )  # fmt: skip
-    for panel in panels:
+    lines.append((panels[1], last, "mapped", COLLAPSE, LINES[4], f"{last['images']:,} images, memory-mapped"))
+    for panel, folder, stage, colour, line, label in lines:
+        most = max(point["images"] for point in folder[stage]["curve"])
+        reached = {point["images"]: point["rss_mb"] for point in folder[stage]["curve"] if point["images"]}
+        if len(reached) > 3:  # the last one is noted when the process ends
+            del reached[most]
+        shares = [100 * images / most for images in reached]
+        mark = "o" if len(reached) < 3 else None
+        panel.plot(shares, reached.values(), color=colour, ls=line, lw=1.9, marker=mark, label=label)
+    for panel, (stage, title) in zip(panels, titles.items(), strict=True):
+        dress(panel, title, "images done (%)", "resident memory (MB)" * (stage == "build"), grid=True)
         panel.set_ylim(bottom=0)
-        panel.legend(frameon=False, fontsize=9.5, loc="upper left")
+        panel.legend(frameon=False, fontsize=9.5, loc="center right")
     save_png(figure, out, DPI)
 
 

@@ -105,7 +105,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the Markdown page from --out here, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        arguments.table.write_text(page(json.loads(arguments.out.read_text(encoding="utf-8"))), encoding="utf-8")
+        found = page(json.loads(arguments.out.read_text(encoding="utf-8")))
+        there = arguments.table.read_text(encoding="utf-8") if arguments.table.exists() else ""
+        _, heading, notes = there.partition("\n## Notes\n")  # written by hand, they stay
+        arguments.table.write_text(found + heading + notes, encoding="utf-8")
         return
     if arguments.work is None or arguments.work.resolve().is_relative_to(environments.REPOSITORY):
         parser.error("--work must be a folder outside the repository")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from evaluation import problem
 from PIL import Image
 from torch import Tensor
 
-from evaluation import problem
 from peers_.clock import timed
 from siamscope.data import DataConfig, channel_stats, open_dataset
 from siamscope.evaluation import knn

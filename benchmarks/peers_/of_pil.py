@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from throughput import pillow_view
 from torch import Tensor
 
 from peers_ import of_siamscope
-from throughput import pillow_view
 
 
 class Side(of_siamscope.Side):

@@ -54,9 +54,7 @@ class Bench:
         if not self._images:
             with self.worker("data") as worker:
                 cache = str(self.work / "cache")
-                self._images = worker(
-                    "prepare", source=self.data, cache=cache, samples=self.samples, out=self.archive
-                )
+                self._images = worker("prepare", source=self.data, cache=cache, samples=self.samples, out=self.archive)
         return self._images
 
     def settings(self, backbone: str, batch: int) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def over(part: str, key: str | None, other: str, ours: str = "") -> Callable[[di
 
 
 AIMS: tuple[tuple[str, str, str, float, str, Callable[[dict[str, Found]], float]], ...] = (
-    ("views", "views, two of 32 px, fast", "times lightly", 20, ">=", over("views", None, "lightly", "siamscope fast")),
-    ("views", "views, two of 32 px, exact", "times lightly", 6, ">=", over("views", None, "lightly", "siamscope exact")),
+    ("views", "two views of 32 px, fast", "times lightly", 20, ">=", over("views", None, "lightly", "siamscope fast")),
+    ("views", "two views of 32 px, exact", "times lightly", 6, ">=", over("views", None, "lightly", "siamscope exact")),
     ("end", "end to end, ResNet-18, batch 64", "times lightly", 3, ">=", over("end", "resnet18", "lightly")),
     ("end", "end to end, ResNet-18, batch 64", "times stable-pretraining", 3, ">=", over("end", "resnet18", "spt")),
     ("end", "end to end, ResNet-8, batch 256", "times the Pillow loop", 3, ">=", over("end", "resnet8", "pil")),
@@ -89,7 +89,9 @@ def rest(parts: dict[str, Found]) -> list[str]:
         out += ["", "| k-NN, k = 200 | seconds of one core |", "|---|---|"]
         out += [f"| {NAMES[name]} | {parts['knn'][name]['seconds']:.2f} |" for name in LIBRARIES]
         votes = parts["knn"]["votes"]
-        said = f"{votes['differ']} of {votes['queries']:,} predictions differ from lightly's; {votes['no_ties']} of these"
+        said = (
+            f"{votes['differ']} of {votes['queries']:,} predictions differ from lightly's; {votes['no_ties']} of these"
+        )
         out += ["", f"{said} are no ties in float64. stable-pretraining weighs votes otherwise: its time only."]
     if "probe" in parts:
         ours, usual = parts["probe"]["siamscope"], parts["probe"]["sklearn"]
@@ -107,7 +109,9 @@ def rest(parts: dict[str, Found]) -> list[str]:
         out += ["", "| loss, library | ours | theirs | apart, as a share |", "|---|---|---|---|"]
         for name, row in parts["parity"]["losses"].items():
             out.append(f"| {name} | {row['ours']:.6f} | {row['theirs']:.6f} | {row['apart']:.0e} |")
-        said = "stable-pretraining standardises for Barlow Twins by the unbiased deviation: compared on features made so."
+        said = (
+            "stable-pretraining standardises for Barlow Twins by the unbiased deviation: compared on features made so."
+        )
         out += ["", said]
     if "accuracy" in parts:
         found = parts["accuracy"]
@@ -133,13 +137,14 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join([
         "# Performance",
         "",
-        "Written by `python benchmarks/peers.py --table docs/results/performance.md` from",
-        "[peers.json](../../benchmarks/results/peers.json). Ratios are medians over rounds in which the libraries take turns;",
+        "Down to the notes written by `python benchmarks/peers.py --table docs/results/performance.md` from",
+        "[peers.json](../../benchmarks/results/peers.json). Ratios: medians over rounds in which the libraries take turns;",
         "images/s/core is by processor time of one thread, without loader processes.",
         "",
         f"Machine: {machine['cores']} cores of {machine['cpu']} ({instructions}), {machine['device']}; Python "
-        f"{machine['python']}; {', '.join(dict.fromkeys(named))}. {' to '.join(dict.fromkeys((days[0], days[-1])))}; load of",
-        f"the machine when a part began {min(loads, default=0):g} to {max(loads, default=0):g}. "
+        f"{machine['python']}; {', '.join(dict.fromkeys(named))}.",
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))};",
+        f"load when a part began {min(loads, default=0):g} to {max(loads, default=0):g}. "
         f"Command: `{latest['command'].split(' --parts')[0]}`.",
         "",
         *aims(parts),

@@ -43,7 +43,8 @@ class Worker:
 
     def __call__(self, task: str, **arguments: Any) -> Any:
         """Do `task` and wait for what it gives. Raises WorkerError."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         try:
             self.process.stdin.write(json.dumps([task, arguments]) + "\n")
             self.process.stdin.flush()

@@ -141,11 +141,10 @@ def page(result: dict[str, Any]) -> str:
         "[peers.json](../../benchmarks/results/peers.json). Ratios: medians over rounds in which the libraries take turns;",
         "images/s/core is by processor time of one thread, without loader processes.",
         "",
-        f"Machine: {machine['cores']} cores of {machine['cpu']} ({instructions}), {machine['device']}; Python "
+        f"Machine: {machine['cores']} cores of {machine['cpu']} ({instructions}), {machine['device']}; Python",
         f"{machine['python']}; {', '.join(dict.fromkeys(named))}.",
-        f"{' to '.join(dict.fromkeys((days[0], days[-1])))};",
-        f"load when a part began {min(loads, default=0):g} to {max(loads, default=0):g}. "
-        f"Command: `{latest['command'].split(' --parts')[0]}`.",
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}; load when a part began",
+        f"{min(loads, default=0):g} to {max(loads, default=0):g}. Command: `{latest['command'].split(' --parts')[0]}`.",
         "",
         *aims(parts),
         *rest(parts),

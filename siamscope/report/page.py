@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from siamscope.files import write_atomically
-from siamscope.report import compare, curves, pictures, sections
+from siamscope.report import compare, curves, pictures, sections, timing
 from siamscope.report.errors import ReportError
 from siamscope.report.markup import Html, join, name, shorten, tag, whole
 from siamscope.report.parts import flatten, paragraph, section
@@ -64,6 +64,8 @@ def single(run: RunData) -> str:
         ("environment", "Environment", sections.environment(run)),
         ("rejected", "Files set aside", sections.rejected(run)),
     ]
+    if run.profile is not None:
+        parts.insert(-2, ("timing", "Where the time went", timing.timing(run)))
     return document(run.label, _about(run), parts)
 
 

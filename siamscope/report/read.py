@@ -85,6 +85,7 @@ class RunData:
     environment: Mapping[str, object] | None
     rejected: Rejected
     notes: tuple[str, ...]
+    profile: Mapping[str, object] | None = None
 
     @property
     def status(self) -> str | None:
@@ -107,8 +108,11 @@ def read_run(path: Path, label: str | None = None) -> RunData:
     gallery = _read_gallery(path / "gallery.npz", notes)
     environment = _read_object(path / "environment.json", notes, "the machine and the versions are not known")
     rejected = _read_rejected(path / "rejected.jsonl", notes)
-    shown = label or path.resolve().name or str(path)
-    return RunData(path, shown, recipe, text, metrics, evaluation, gallery, environment, rejected, tuple(notes))
+    profile = None
+    if (path / "profile.json").is_file():  # few runs are profiled
+        profile = _read_object(path / "profile.json", notes, "where the time went is not known")
+    shown, said = label or path.resolve().name or str(path), tuple(notes)
+    return RunData(path, shown, recipe, text, metrics, evaluation, gallery, environment, rejected, said, profile)
 
 
 def _check_directory(path: Path) -> None:

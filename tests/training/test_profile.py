@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 
 import pytest
+import torch
 
 from siamscope.cli import run as command
 from siamscope.training import loop as loops
@@ -273,3 +274,52 @@ def test_the_command_prints_the_words(tmp_path, capsys):
     assert command(["train", "shapes", "--out", str(tmp_path / "run"), "--method", "simsiam", *arguments.split()]) == 0
     told = capsys.readouterr().err
     assert "Where the time of a step went" in told and "images/s. The largest part is" in told
+
+
+class Event:
+    """Stands for an event on a GPU's stream, which is `behind` the host by some milliseconds."""
+
+    made = 0
+    clock, behind, passed = 0.0, 50.0, 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+        Event.made += 1
+
+    def record(self, stream):
+        self.at = Event.clock + Event.behind
+
+    def query(self):
+        return self.at <= Event.passed
+
+    def elapsed_time(self, later):
+        assert later.at <= Event.passed  # asked only when the device is there: nothing waits
+        return later.at - self.at
+
+
+def test_on_a_gpu_times_are_between_events_and_nothing_waits_for_them(monkeypatch):
+    waits = []
+
+    def synchronize(device):
+        waits.append(device)
+        Event.passed = float("inf")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    profile = Profile(0, 40, 0, torch.device("cuda"))
+    for step in range(1, 41):
+        profile.begin(step)
+        with profile("forward"):
+            Event.clock += 3.0
+        with profile("backward"):
+            Event.clock += 6.0
+        Event.clock += 1.0
+        Event.passed = Event.clock
+    assert not waits and profile.everything.steps < 40  # the last steps' events lie ahead of the device
+    assert profile.everything.steps >= 30
+    assert Event.made < 80  # read events are used again: a step has six
+    profile.finish()
+    assert len(waits) == 1 and profile.everything.steps == 40
+    found = {part["name"]: part["ms"] for part in parts(profile)}
+    assert found == pytest.approx({"forward": 3, "backward": 6, "other": 1}, abs=0.05)

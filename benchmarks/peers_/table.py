@@ -138,7 +138,7 @@ def page(result: dict[str, Any]) -> str:
         "# Performance",
         "",
         "Down to the notes written by `python benchmarks/peers.py --table docs/results/performance.md` from",
-        "[peers.json](../../benchmarks/results/peers.json). Ratios: medians over rounds in which the libraries take turns;",
+        "[peers.json](../../benchmarks/results/peers.json). Ratios: medians over rounds that take turns;",
         "images/s/core is by processor time of one thread, without loader processes.",
         "",
         f"Machine: {machine['cores']} cores of {machine['cpu']} ({instructions}), {machine['device']}; Python",

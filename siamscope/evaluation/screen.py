@@ -52,14 +52,15 @@ class Screen:
         self.groups = -(-n // (GROUP * BLOCK)) * BLOCK
         self.limit = max(n // CROWDED, k)
         self.centre = bank.mean(0)
-        moved = bank - self.centre
         self.rough = torch.zeros(self.groups * GROUP, d, dtype=torch.bfloat16)
-        self.rough[:n] = moved
-        back = self.rough[:n].float()
-        self.largest = INFLATED * float(back.norm(dim=1).max())
-        subtraction = 2.0**-23 * moved.norm(dim=1)
-        self.rounding = INFLATED * float((moved.sub_(back).norm(dim=1) + subtraction).max())
-        self.longest = INFLATED * float(bank.norm(dim=1).max())
+        self.largest = self.rounding = self.longest = 0.0
+        for part, rough in zip(torch.split(bank, 4096), torch.split(self.rough[:n], 4096), strict=True):
+            moved = part - self.centre
+            back = rough.copy_(moved).float()
+            lost = (moved - back).norm(dim=1) + 2.0**-23 * moved.norm(dim=1)
+            self.largest = max(self.largest, INFLATED * float(back.norm(dim=1).max()))
+            self.rounding = max(self.rounding, INFLATED * float(lost.max()))
+            self.longest = max(self.longest, INFLATED * float(part.norm(dim=1).max()))
         self.buffer = torch.empty(0, dtype=torch.bfloat16)
         self.usable, self._checked = True, False
 

@@ -46,10 +46,11 @@ class Trainer:
 
         All randomness comes from (seed, number), so a resumed run repeats it exactly.
         """
-        self.model.train()
-        set_rates(self.optimizer, self.rate_factor(number))
-        self.optimizer.zero_grad(set_to_none=True)
-        generator = seeded(self.recipe.train.seed, number, self.world.rank)
+        with self.spans("setting up"):
+            self.model.train()
+            set_rates(self.optimizer, self.rate_factor(number))
+            self.optimizer.zero_grad(set_to_none=True)
+            generator = seeded(self.recipe.train.seed, number, self.world.rank)
         parts = images.chunk(self.recipe.train.accumulate)
         losses = []
         for index, part in enumerate(parts):

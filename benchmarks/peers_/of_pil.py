@@ -16,6 +16,9 @@ from peers_ import of_siamscope
 class Side(of_siamscope.Side):
     """The tasks; see `peers_.worker`."""
 
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings | {"plain": True})
+
     def start(self, epochs: float = 200) -> dict[str, Any]:
         super().start(epochs)
         rng, specs = np.random.default_rng(0), self.trainer.specs

@@ -36,6 +36,8 @@ def recipe_of(settings: dict[str, Any], epochs: float) -> Recipe:
     base = Recipe(method=methods.get("simsiam"))
     data = DataConfig(source=settings["data"], size=32)
     train = replace(base.train, batch_size=settings["batch"], seed=settings["seed"], epochs=epochs)
+    if settings.get("plain"):  # as the libraries' own loops
+        train = replace(train, precision="fp32", channels_last="off")
     return replace(
         base,
         data=data,

@@ -1,6 +1,6 @@
 """Multinomial logistic regression on fixed features, fitted to convergence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from siamscope.evaluation.errors import EvaluationError
 _ROTATE_UP_TO = 4096  # dimensions whose d x d eigenproblem is still cheaper than the steps it saves
 _EMPTY = 1e-12  # variance, relative to the largest, of an axis along which nothing varies
 _TOLERANCE = 1e-5  # largest gradient entry, in coordinates of unit curvature: the weights' relative error follows it
+_TRIALS = 6  # steps that a line search tries: one or two do, unless what is left to gain is rounding noise
 _TILE = 1 << 19  # entries of the features that are worked on at once: 2 MiB of float32
 _STALL = 1e-10  # relative decrease of the loss below which float32 can no longer tell a step from rounding
 
@@ -65,15 +66,21 @@ class LogisticFit:
         self.classes, self._target = torch.unique(y.to(x.device), return_inverse=True)
         if len(self.classes) < 2:
             raise EvaluationError(f"a probe needs at least 2 classes in the training labels, not {len(self.classes)}.")
-        double = x.double()
-        self.mean = double.mean(0)
-        deviation = (double - self.mean).square().mean(0).sqrt()
-        constant = deviation <= 1e-12 * double.abs().amax(0)
+        n, d = x.shape
+        parts = torch.split(x, max(_TILE // d, 128) if x.device.type == "cpu" else n)
+        self.mean = _sum_of(part.sum(0, dtype=torch.float64) for part in parts) / n
+        deviation = (_sum_of((part - self.mean).square().sum(0) for part in parts) / n).sqrt()
+        constant = deviation <= 1e-12 * torch.maximum(x.amax(0), -x.amin(0))
         self.scale = deviation.masked_fill(constant, 1.0)
-        standard = ((double - self.mean) / self.scale).masked_fill(constant, 0.0)
-        del double
-        self._variances, self._axes = _principal_axes(standard)
-        self._x = standard.to(dtype) if self._axes is None else (standard @ self._axes).to(dtype)
+
+        def standard() -> Iterator[Tensor]:
+            for part in parts:
+                yield ((part - self.mean) / self.scale).masked_fill(constant, 0.0)
+
+        self._variances, self._axes = _principal_axes(standard(), n, d)
+        self._x = x.new_empty(n, len(self._variances), dtype=dtype)
+        for place, part in zip(torch.split(self._x, len(parts[0])), standard(), strict=True):
+            place.copy_(part if self._axes is None else part @ self._axes)
         self._weight: NDArray[np.float64] = np.zeros((self._x.shape[1], len(self.classes)))
         self._bias: NDArray[np.float64] = np.zeros(len(self.classes))
 
@@ -93,7 +100,8 @@ class LogisticFit:
             return loss, np.concatenate([((by_weight + l2 * weight) * scale).ravel(), by_bias * bias_scale])
 
         start = np.concatenate([(self._weight / scale).ravel(), self._bias / bias_scale])
-        options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "gtol": _TOLERANCE, "ftol": _STALL}
+        limits = {"maxiter": max_iter, "maxfun": 2 * max_iter, "maxls": _TRIALS}
+        options = limits | {"gtol": _TOLERANCE, "ftol": _STALL}
         solution = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
         self._weight = solution.x[:-n_classes].reshape(d, n_classes) * scale
         self._bias = solution.x[-n_classes:] * bias_scale
@@ -137,15 +145,24 @@ class LogisticFit:
         )
 
 
-def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor | None]:
+def _sum_of(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of tensors that are made one after the other."""
+    parts = iter(parts)
+    total = next(parts).clone()
+    for part in parts:
+        total += part
+    return total
+
+
+def _principal_axes(standard: Iterable[Tensor], n: int, d: int) -> tuple[Tensor, Tensor | None]:
     """Variances (r,) along the principal axes and the axes (d, r); the plain variances and None when d is too large.
 
     Only the r axes along which the features vary at all: fewer samples than dimensions leave the others empty, and the
     penalty keeps the weight there at zero.
     """
-    if standard.shape[1] > _ROTATE_UP_TO:
-        return standard.square().mean(0), None
-    variances, axes = torch.linalg.eigh(standard.T @ standard / len(standard))
+    if d > _ROTATE_UP_TO:
+        return _sum_of(part.square().sum(0) for part in standard) / n, None
+    variances, axes = torch.linalg.eigh(_sum_of(part.T @ part for part in standard) / n)
     kept = variances > _EMPTY * variances[-1]
     if not kept.any():  # constant features
         kept[-1] = True

@@ -58,8 +58,9 @@ class Side:
     def votes(self, features: str, one: str, other: str, k: int, temperature: float) -> dict[str, Any]:
         """How many predictions differ, and how many of those are no ties.
 
-        A tie: in float64, the two classes' votes differ by less than 1e-4 of the larger, which float32 similarities
-        divided by the temperature cannot tell apart.
+        A tie: in float64, the two classes' votes differ by less than 1e-4 of the larger, or neighbours k and k + 1 by
+        less than 1e-6, which float32 similarities cannot tell apart. Beside it, how many of those that differ have
+        float64's prediction on either side.
         """
         with np.load(features) as found:
             bank, queries = (torch.from_numpy(found[f"x_{s}"]).double() for s in ("train", "test"))
@@ -67,14 +68,22 @@ class Side:
         first, second = (torch.from_numpy(np.load(path)) for path in (one, other))
         unlike = (first != second).nonzero()[:, 0]
         if not len(unlike):
-            return {"queries": len(first), "differ": 0, "no_ties": 0}
+            return {"queries": len(first), "differ": 0, "no_ties": 0, "first_as_float64": 0, "second_as_float64": 0}
         bank, chosen = (torch.nn.functional.normalize(x) for x in (bank, queries[unlike]))
-        values, nearest = (chosen @ bank.T).topk(k)
+        values, nearest = (chosen @ bank.T).topk(k + 1)
+        edge, values, nearest = values[:, k - 1] - values[:, k], values[:, :k], nearest[:, :k]
         votes = torch.zeros(len(unlike), int(labels.max()) + 1, dtype=torch.float64)
         votes.scatter_add_(1, labels[nearest], (values / temperature).exp())
         a, b = (votes.gather(1, p[unlike][:, None])[:, 0] for p in (first, second))
         gap: Tensor = (a - b).abs() / torch.maximum(a, b)
-        return {"queries": len(first), "differ": len(unlike), "no_ties": int((gap > 1e-4).sum())}
+        best = votes.argmax(1)
+        return {
+            "queries": len(first),
+            "differ": len(unlike),
+            "no_ties": int(((gap > 1e-4) & (edge > 1e-6)).sum()),
+            "first_as_float64": int((first[unlike] == best).sum()),
+            "second_as_float64": int((second[unlike] == best).sum()),
+        }
 
     def judge(self, features: str, k: int) -> dict[str, float]:
         """k-NN accuracy of stored features, the same judge for all."""

@@ -89,10 +89,12 @@ def rest(parts: dict[str, Found]) -> list[str]:
         out += ["", "| k-NN, k = 200 | seconds of one core |", "|---|---|"]
         out += [f"| {NAMES[name]} | {parts['knn'][name]['seconds']:.2f} |" for name in LIBRARIES]
         votes = parts["knn"]["votes"]
-        said = (
-            f"{votes['differ']} of {votes['queries']:,} predictions differ from lightly's; {votes['no_ties']} of these"
-        )
-        out += ["", f"{said} are no ties in float64. stable-pretraining weighs votes otherwise: its time only."]
+        out += [
+            "",
+            f"{votes['differ']} of {votes['queries']:,} predictions differ from lightly's; {votes['no_ties']} of these are",
+            f"no ties in float64, whose prediction is ours in {votes['first_as_float64']} of them and lightly's in",
+            f"{votes['second_as_float64']}. stable-pretraining weighs votes otherwise: its time only.",
+        ]
     if "probe" in parts:
         ours, usual = parts["probe"]["siamscope"], parts["probe"]["sklearn"]
         out += ["", "| linear probe, seven penalties | seconds of one core | test accuracy | converged |"]

@@ -35,8 +35,8 @@ AIMS: tuple[tuple[str, str, str, float, str, Callable[[dict[str, Found]], float]
     ("knn", "k-NN, votes that differ and are no ties", "", 0, "<=", lambda parts: parts["knn"]["votes"]["no_ties"]),
     ("probe", "linear probe, 50,000 × 512", "times scikit-learn", 5, ">=", lambda parts: parts["probe"]["ratio"]),
     (
-        "probe", "linear probe, accuracy apart", "points", 0.1, "<=",
-        lambda parts: 100 * abs(parts["probe"]["siamscope"]["top1"] - parts["probe"]["sklearn"]["top1"]),
+        "probe", "linear probe, accuracy below scikit-learn's", "points", 0.1, "<=",
+        lambda parts: 100 * (parts["probe"]["sklearn"]["top1"] - parts["probe"]["siamscope"]["top1"]),
     ),
     ("start", "second start, 60,000 files", "s", 2, "<=", lambda parts: parts["start"]["second"]["process_wall"]),
     ("start", "`siamscope --help`", "s CPU", 0.3, "<=", lambda parts: parts["start"]["help"]["cpu"]),
@@ -91,8 +91,8 @@ def rest(parts: dict[str, Found]) -> list[str]:
         votes = parts["knn"]["votes"]
         out += [
             "",
-            f"{votes['differ']} of {votes['queries']:,} predictions differ from lightly's; {votes['no_ties']} of these are",
-            f"no ties in float64, whose prediction is ours in {votes['first_as_float64']} of them and lightly's in",
+            f"{votes['differ']} of {votes['queries']:,} predictions differ from lightly's; {votes['no_ties']} of these",
+            f"are no ties in float64, whose prediction is ours in {votes['first_as_float64']} of them and lightly's in",
             f"{votes['second_as_float64']}. stable-pretraining weighs votes otherwise: its time only.",
         ]
     if "probe" in parts:

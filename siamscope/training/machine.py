@@ -48,8 +48,8 @@ def keep_memory() -> bool:
     """Have glibc keep freed blocks up to 1 GiB for the next step instead of handing them back; whether it does.
 
     A step frees and takes again the same hundreds of MB, and each fresh page costs a fault: 44,000 faults and 60 of 400
-    ms a step with ResNet-8 and 256 images. The price, measured: 0.86 instead of 0.77 GB at most there, and 2.4 instead of
-    1.7 GB with ResNet-18 and 64 images.
+    ms a step with ResNet-8 and 256 images. The price, measured: 0.86 instead of 0.77 GB at most there, and 2.4 instead
+    of 1.7 GB with ResNet-18 and 64 images.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

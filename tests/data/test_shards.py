@@ -142,12 +142,13 @@ def test_without_pixels_only_hashes_are_kept(tmp_path: Path) -> None:
 
 
 HELPER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import numpy as np
 from siamscope.data import shards
 from siamscope.data.cache import Written, open_or_build
 shards._BYTES = 64
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 PIXELS = np.arange(40 * 16, dtype=np.uint8).reshape(40, 1, 4, 4)
 root, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 def fill(part):

@@ -81,8 +81,8 @@ class Pieces:
 class StreamedSource(Source):
     """Pieces of a table of Parquet files, as one row of images; for training alone: labels are left out.
 
-    An image that cannot be decoded is replaced by the next one of its row group, with a warning, or (strict) is an
-    error: which images a batch holds depends on the data alone.
+    An image that cannot be decoded is replaced by the next one of the source in its row group, with a warning, or
+    (strict) is an error: which images a batch holds depends on the data alone.
     """
 
     labels, class_names = None, None
@@ -128,9 +128,14 @@ class StreamedSource(Source):
             return self._groups[at]
 
     def _next(self, group: list[Encoded], offset: int, row: int, reason: str) -> Images:
-        for image in [*group[offset + 1 :], *group[:offset]]:
+        """The next image of the row group that is this source's own: others may be held out, for validation."""
+        first = row - offset
+        inside = (
+            self._rows[np.searchsorted(self._rows, first) : np.searchsorted(self._rows, first + len(group))] - first
+        )
+        for place in [*inside[inside > offset].tolist(), *inside[inside < offset].tolist()]:
             try:
-                found = decode_one(image, self._options).reshape(self.size, self.size, self.channels)
+                found = decode_one(group[place], self._options).reshape(self.size, self.size, self.channels)
             except Unusable:
                 continue
             return found.transpose(2, 0, 1)

@@ -415,6 +415,21 @@ def test_a_stream_goes_with_its_order_alone(folder: Path, tmp_path: Path) -> Non
         streamed(folder, tmp_path, samples=10)
 
 
+@needed
+def test_a_held_out_image_takes_no_place_in_training(tmp_path: Path) -> None:
+    """Row 3 of the rows 0 .. 3 cannot be decoded: row 0 stands in for it, not row 4, which is another's."""
+    place = parquet(tmp_path / "set", {"train": table(range(8), {3: b"x"})})
+    tables = hub.tables(hub.parsed(f"hf:{place}"), False)[0]
+    _, stream = streamed(place, tmp_path, window=8)
+    own = StreamedSource(tables["train"], "picture", Pieces(np.array([[0, 4]])), stream._options, 8, False)
+    both = StreamedSource(tables["train"], "picture", Pieces(np.array([[0, 8]])), stream._options, 8, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, other = own.read(np.array([3, 0])), both.read(np.array([3, 4]))
+    assert (found[0] == found[1]).all()
+    assert (other[0] == other[1]).all() and not (other[0] == found[0]).all()
+
+
 def test_pieces() -> None:
     pieces = Pieces.of(np.array([0, 300, 310, 900]))
     assert pieces.bounds.tolist() == [

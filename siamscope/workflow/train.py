@@ -336,7 +336,7 @@ def _write_start(run: RunDir, prepared: Prepared, here: World, launch: Launch) -
         "compile_seconds": prepared.compiling.seconds,
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
-        "train_images": len(dataset.train),
+        "train_images": len(dataset.train if dataset.stream is None else dataset.stream),
         "validation_images": len(dataset.val),
         "test_images": len(dataset.test) if dataset.test else 0,
         "order": described(recipe, prepared.order, prepared.trainer.steps),

@@ -1,6 +1,7 @@
 """Runs on tar files and on Parquet files that are not kept: resumed they are the runs that never stopped."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def parquet(folder: Path) -> str:
 def test_resume_is_bit_equal(small, tmp_path, monkeypatch, source):
     """Killed after step 9 of 12, the last checkpoint after step 8: within the second pass of 5 steps of the stream."""
     monkeypatch.setenv("SIAMSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("siamscope.data.open_hub.MOST_REFERENCE", 16)  # what stands for a stream in figures
     data = {"source": source(tmp_path), "cache": "none", "window": 12, "size": 16}
     data |= {"samples": 0, "val_samples": 8, "test_samples": 0}
     recipe = small(
@@ -63,6 +65,7 @@ def test_resume_is_bit_equal(small, tmp_path, monkeypatch, source):
         train={"steps": 12, "checkpoint_steps": 4, "batch_size": 8}, order={"name": "stream"},
     )  # fmt: skip
     train(recipe, tmp_path / "whole")
+    assert json.loads((tmp_path / "whole" / "environment.json").read_text())["train_images"] == COUNT - 8
     flush = Loop.flush
 
     def dying(self, received):

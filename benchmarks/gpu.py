@@ -137,9 +137,14 @@ def _speed(bench: Bench, method: str, colour: Any, compiled: str, tflops: float 
     state = bench.trainer(dataclasses.replace(recipe, views=dataclasses.replace(recipe.views, colour=colour)))
     choice = compiling.choose(compiled, state, 10_000)
     batch, numbers, generator = bench.images[: bench.args.batch], iter(range(1, 10_000)), torch.Generator()
+
+    def once() -> None:  # the images are drawn anew, as in a run
+        drawn = torch.randint(len(bench.images), (len(batch),), device=bench.device)
+        state.step(next(numbers), bench.images[drawn])
+
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
-    step = bench.seconds(lambda: state.step(next(numbers), batch), bench.args.steps)
+    step = bench.seconds(once, bench.args.steps)
     made = bench.seconds(lambda: state.make_views(batch, generator), bench.args.steps)
     rate, passes = len(batch) / step, 3 * len(state.specs) + (2 if state.model.target is not None else 0)
     row: Row = {

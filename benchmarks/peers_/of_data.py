@@ -38,12 +38,12 @@ class Side:
         mean, std = channel_stats(dataset.train)
         return {"mean": list(mean), "std": list(std), "images": len(found["x_train"]), "name": dataset.name}
 
-    def features(self, bank: int, queries: int, dim: int, out: str) -> dict[str, int]:
+    def features(self, bank: int, queries: int, dim: int, decay: float, out: str) -> dict[str, int]:
         """Features like an encoder's (`evaluation.problem`), and embeddings for the losses."""
         sizes = {"train": (bank, 1), "test": (queries, 2), "val": (max(queries // 2, 100), 3)}
         found = {}
         for split, (count, seed) in sizes.items():
-            x, y = problem(count, dim, seed)
+            x, y = problem(count, dim, seed, decay)
             found |= {f"x_{split}": x.numpy(), f"y_{split}": y.numpy()}
         np.savez(out, **found)
         return {"bank": bank, "queries": queries, "dim": dim}

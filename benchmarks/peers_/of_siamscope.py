@@ -124,7 +124,6 @@ class Side:
             raise RuntimeError("the loss is not finite")
 
     def train(self, epochs: int, out: str) -> dict[str, float]:
-        self.start(epochs)
         torch.manual_seed(self.settings["seed"])
         self.start(epochs)
         self.done = 0

@@ -145,12 +145,10 @@ class Side:
         return taken | {"images": len(queries)}
 
     def losses(self, embeddings: str) -> dict[str, float]:
-        with np.load(embeddings) as found:
-            a, b = (torch.from_numpy(found[name]) for name in ("a", "b"))
-        loss = {
+        losses = {
             "negative cosine": NegativeCosineSimilarity(),
             "NT-Xent": NTXEntLoss(temperature=0.5),
             "Barlow Twins": BarlowTwinsLoss(lambd=5e-3),
             "VICReg": VICRegLoss(),
         }
-        return {name: float(function(a, b)) for name, function in loss.items()}
+        return plain.values(losses, embeddings)

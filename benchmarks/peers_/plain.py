@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch import library as operators
 
 NETWORKS = {"resnet8": (16, (1, 1, 1)), "resnet18": (64, (2, 2, 2, 2))}
 MOMENTUM, DECAY = 0.9, 5e-4
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Block(nn.Module):
@@ -108,13 +110,20 @@ def save_features(network: nn.Module, settings: dict[str, Any], out: str) -> Non
 
 
 def define_vision_operators() -> None:
-    """Let torchvision's wheel, which is linked to CUDA, import beside a CPU-only torch. Kept: the defined library."""
+    """Let torchvision's wheel, which is linked to CUDA, import beside a CPU-only torch. Kept: what was defined."""
     if torch.version.cuda:
         return
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
+    schemas = operators.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(schemas)
 
 
-_KEPT: list[torch.library.Library] = []
+_KEPT: list[operators.Library] = []
+
+
+def values(losses: dict[str, Loss], embeddings: str) -> dict[str, float]:
+    """Every loss of the two views' embeddings in an .npz file."""
+    with np.load(embeddings) as found:
+        a, b = (torch.from_numpy(found[name]) for name in ("a", "b"))
+    return {name: float(loss(a, b)) for name, loss in losses.items()}

@@ -33,16 +33,23 @@ AIMS: tuple[tuple[str, str, str, float, str, Callable[[dict[str, Found]], float]
     ("end", "end to end, ResNet-8, batch 256", "times the Pillow loop", 3, ">=", over("end", "resnet8", "pil")),
     ("knn", "k-NN, 10,000 × 50,000 × 512", "times lightly", 2.5, ">=", over("knn", None, "lightly", "siamscope")),
     ("knn", "k-NN, votes that differ and are no ties", "", 0, "<=", lambda parts: parts["knn"]["votes"]["no_ties"]),
-    ("probe", "linear probe, 50,000 × 512", "times scikit-learn", 5, ">=", lambda parts: parts["probe"]["ratio"]),
+    ("probe", "linear probe, 50,000 × 512", "times scikit-learn", 5, ">=", lambda parts: reference(parts)["ratio"]),
     (
-        "probe", "linear probe, accuracy below scikit-learn's", "points", 0.1, "<=",
-        lambda parts: 100 * (parts["probe"]["sklearn"]["top1"] - parts["probe"]["siamscope"]["top1"]),
+        "probe", "linear probe, accuracy apart", "points", 0.1, "<=",
+        lambda parts: 100 * abs(reference(parts)["top1"] - parts["probe"]["siamscope"]["top1"]),
     ),
     ("start", "second start, 60,000 files", "s", 2, "<=", lambda parts: parts["start"]["second"]["process_wall"]),
     ("start", "`siamscope --help`", "s CPU", 0.3, "<=", lambda parts: parts["start"]["help"]["cpu"]),
     ("size", "packages beside torch's own", "", 20, "<=", lambda parts: parts["size"]["siamscope"]["packages"]),
     ("parity", "losses apart, largest share", "", 1e-5, "<=", lambda parts: parts["parity"]["largest"]),
 )  # fmt: skip
+
+
+def reference(parts: dict[str, Found]) -> Found:
+    """scikit-learn's probe with the loosest tolerance with which it finds its best accuracy."""
+    rows = [row for name, row in parts["probe"].items() if name.startswith("sklearn")]
+    top: float = max(row["top1"] for row in rows)
+    return min((row for row in rows if row["top1"] == top), key=lambda row: float(row["seconds"]))
 
 
 def aims(parts: dict[str, Found]) -> list[str]:
@@ -60,7 +67,8 @@ def aims(parts: dict[str, Found]) -> list[str]:
 
 
 def speeds(title: str, found: Found) -> list[str]:
-    """Images a second and core of each side, what siamscope gains, and the most memory."""
+    """Images a second and core of each side, what siamscope gains, and the most memory. siamscope in bf16 with channels
+    last unless it says float32; the others in float32."""
     ours = best(found)
     memory = any("peak_mb" in row for row in found.values())
     lines = [f"| {title} | images/s/core | {ours} over it |" + (" most memory, MB |" if memory else "")]
@@ -96,12 +104,14 @@ def rest(parts: dict[str, Found]) -> list[str]:
             f"{votes['second_as_float64']}. stable-pretraining weighs votes otherwise: its time only.",
         ]
     if "probe" in parts:
-        ours, usual = parts["probe"]["siamscope"], parts["probe"]["sklearn"]
-        out += ["", "| linear probe, seven penalties | seconds of one core | test accuracy | converged |"]
-        out += ["|---|---|---|---|"]
-        for name, row in (("siamscope", ours), ("scikit-learn, float32, warm starts", usual)):
+        out += ["", "| linear probe, seven penalties | seconds of one core | test accuracy | converged | penalty |"]
+        out += ["|---|---|---|---|---|"]
+        for name, row in parts["probe"].items():
+            first, _, tolerance = name.partition(" ")
+            shown = f"scikit-learn, float32, warm starts, tolerance {tolerance}" if tolerance else first
             done = "yes" if row["converged"] else "no"
-            out.append(f"| {name} | {row['seconds']:.1f} | {100 * row['top1']:.2f} % | {done} |")
+            cells = f"{row['seconds']:.1f} | {100 * row['top1']:.2f} % | {done} | {row['l2']:g}"
+            out.append(f"| {shown} | {cells} |")
     if "size" in parts:
         out += ["", "| | packages beside torch's own | import, CPU seconds beyond torch's |", "|---|---|---|"]
         for name in LIBRARIES:
@@ -141,7 +151,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         "Down to the notes written by `python benchmarks/peers.py --table docs/results/performance.md` from",
         "[peers.json](../../benchmarks/results/peers.json). Ratios: medians over rounds that take turns;",
-        "images/s/core is by processor time of one thread, without loader processes.",
+        "images/s/core is by processor time of one thread, without loader processes. siamscope computes in the number format",
+        "that its probe chose for this machine, beside a row in float32; the others in float32, as their examples do.",
         "",
         f"Machine: {machine['cores']} cores of {machine['cpu']} ({instructions}), {machine['device']}; Python",
         f"{machine['python']}; {', '.join(dict.fromkeys(named))}.",

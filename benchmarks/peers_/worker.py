@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ class Worker:
 
     def __init__(self, python: Path, module: str, settings: dict[str, Any], log: Path) -> None:
         self.log = log
+        self._compiled = tempfile.TemporaryDirectory()  # so that nothing is compiled before its time is taken
         self._log = log.open("ab")
         command = [str(python), str(HERE / "worker.py"), module, json.dumps(settings)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, cwd=log.parent,
-            env=environment(int(settings.get("threads", 1))),
+            env=environment(int(settings.get("threads", 1))) | {"TORCHINDUCTOR_CACHE_DIR": self._compiled.name},
         )  # fmt: skip
 
     def __call__(self, task: str, **arguments: Any) -> Any:
@@ -65,6 +67,7 @@ class Worker:
             self.process.stdin.close()
         self.process.wait(timeout=60)
         self._log.close()
+        self._compiled.cleanup()
 
 
 def main() -> None:

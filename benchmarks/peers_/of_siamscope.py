@@ -25,8 +25,8 @@ from siamscope.training.distributed import World
 from siamscope.training.precision import Precision
 from siamscope.training.step import seeded
 from siamscope.views import make_views
+from siamscope.workflow.choices import with_number_format
 from siamscope.workflow.ordering import build_order, steps_per_epoch
-from siamscope.workflow.train import with_number_format
 
 Colour = Literal["exact", "fast"]
 

@@ -43,6 +43,9 @@ class Choice:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+NOT_NEEDED = Choice(False, "not compiled: no step is left")
+
+
 def choose(setting: str, trainer: Trainer, left: int, passes: Callable[[], float] | None = None) -> Choice:
     """Decide by `setting` (auto, on, off) for a run with `left` steps to go, and compile the trainer's branches or not.
 

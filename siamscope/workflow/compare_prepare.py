@@ -19,8 +19,8 @@ from siamscope.rundir import finite
 from siamscope.training import progress
 from siamscope.training.distributed import World, choose_device
 from siamscope.workflow import environment
+from siamscope.workflow.choices import with_number_format
 from siamscope.workflow.opening import opened
-from siamscope.workflow.train import with_number_format
 
 
 @dataclass(frozen=True)

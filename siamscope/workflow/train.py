@@ -24,18 +24,15 @@ from siamscope.recipe import Recipe
 from siamscope.rundir import RunDir, RunError, explained, read_jsonl, write_text
 from siamscope.sections import OnCollapse
 from siamscope.training import checkpoint, machine, rollback
-from siamscope.training import compile as compiling
 from siamscope.training.build import (
     Normalisation,
-    build_model,
     build_monitor,
     build_trainer,
     build_watch,
-    choose_precision,
     view_size,
 )
 from siamscope.training.checkpoint import Checkpoint
-from siamscope.training.compile import Choice
+from siamscope.training.compile import NOT_NEEDED, Choice
 from siamscope.training.distributed import World, world
 from siamscope.training.loop import Loop, Outcome
 from siamscope.training.monitor import Monitor
@@ -44,6 +41,7 @@ from siamscope.training.progress import Reporter, Silent
 from siamscope.training.step import Trainer
 from siamscope.training.watch import Watch
 from siamscope.workflow import environment
+from siamscope.workflow.choices import compiled_step, with_number_format
 from siamscope.workflow.judge import judge
 from siamscope.workflow.launch import Launch, agree_on_data, agree_on_recipe, how_to_go_on
 from siamscope.workflow.opening import shared_dataset
@@ -94,6 +92,7 @@ def train(
             return _go_on(run, here, stack, reporter, launch=launch, profile=profile)
         here.on_first(lambda: run.check_free(overwrite))
         prepared = _prepare(recipe, here, reporter)
+        _compile(prepared, reporter)
 
         def begin() -> None:  # only now, so that data or names that cannot be used leave nothing behind
             stack.enter_context(run.created(prepared.recipe, overwrite))
@@ -153,6 +152,9 @@ def _go_on(
     prepared = _prepare(recipe, here, reporter, known)
     here.on_first(lambda: _same_data(run, prepared.dataset))
     _restore(prepared, run, reporter)
+    _compile(prepared, reporter)
+    if prepared.recipe.train.compile == "on" and not prepared.compiling.compiled and prepared.compiling != NOT_NEEDED:
+        here.on_first(lambda: _tell_otherwise(run, prepared, reporter))
     here.on_first(lambda: launch.note(run, here.size))
     return _run(run, prepared, here, reporter, profile)
 
@@ -170,7 +172,7 @@ class Prepared:
     monitor: Monitor
     watch: Watch
     timings: dict[str, float]
-    compiling: Choice
+    compiling: Choice = NOT_NEEDED
     start: Checkpoint | None = None
 
 
@@ -194,12 +196,10 @@ def _prepare(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str
     recipe, timings = with_number_format(recipe, channels, here)
     precision = Precision(recipe.train.precision == "bf16", recipe.train.channels_last == "on")
     trainer = build_trainer(recipe, channels, per_epoch, norm, here, precision)
-    choice = compiled_step(trainer, reporter)
-    recipe = trainer.recipe
     order, source = build_order(recipe, dataset, trainer.steps)
     monitor = build_monitor(recipe, dataset.train, dataset.val, norm, here, precision)
     watch = build_watch(recipe, dataset.val, norm, here, precision)
-    return Prepared(recipe, dataset, norm, order, source, trainer, monitor, watch, timings, choice)
+    return Prepared(recipe, dataset, norm, order, source, trainer, monitor, watch, timings)
 
 
 def _run(run: RunDir, prepared: Prepared, here: World, reporter: Reporter, profile: int | None = None) -> Finished:
@@ -293,37 +293,17 @@ def _configure(recipe: Recipe) -> None:
         torch.use_deterministic_algorithms(recipe.train.deterministic)
 
 
-def with_number_format(recipe: Recipe, channels: int, here: World) -> tuple[Recipe, dict[str, float]]:
-    """The recipe with number format and layout decided by a timed probe, so that a resumed run computes in the same."""
-    config = recipe.train
-    if config.deterministic:  # a timed choice is not
-        precision, last = config.precision.replace("auto", "fp32"), config.channels_last.replace("auto", "off")
-        config = replace(config, precision=cast("Any", precision), channels_last=cast("Any", last))
-        recipe = replace(recipe, train=config)
-    if config.precision != "auto" and config.channels_last != "auto":
-        return recipe, {}
-    alone = build_model(recipe, channels, World(device=here.device))
-    found, timings = choose_precision(recipe, alone, channels, here)
-    chosen = replace(
-        recipe.train,
-        precision="bf16" if found.bf16 else "fp32",
-        channels_last="on" if found.channels_last else "off",
-    )
-    return replace(recipe, train=chosen), timings
+def _compile(prepared: Prepared, reporter: Reporter) -> None:
+    """Compile the step if that pays in the steps to go, and note the choice in the recipe."""
+    left = prepared.trainer.steps - (prepared.start.step if prepared.start else 0)
+    prepared.recipe, prepared.compiling = compiled_step(prepared.trainer, left, reporter)
 
 
-def compiled_step(trainer: Trainer, reporter: Reporter) -> Choice:
-    """Compile the trainer's step if that pays, say why, and note the choice in its recipe."""
-    config = trainer.recipe.train
-    # A choice by the clock would not be deterministic.
-    setting = "off" if config.deterministic and config.compile == "auto" else config.compile
-    found = compiling.choose(setting, trainer, trainer.steps)
-    if setting != "off":
-        reporter.say(found.reason)
-    if config.compile == "auto":
-        decided = replace(config, compile="on" if found.compiled else "off")
-        trainer.recipe = replace(trainer.recipe, train=decided)
-    return found
+def _tell_otherwise(run: RunDir, prepared: Prepared, reporter: Reporter) -> None:
+    """A run that began with a compiled step goes on without: its figures then differ in the last digits."""
+    message = f"{prepared.compiling.reason}; the steps before were, so what follows is not bit-equal"
+    run.append_metrics({"kind": "event", "step": prepared.start.step if prepared.start else 0, "message": message})
+    reporter.say(message)
 
 
 def _write_start(run: RunDir, prepared: Prepared, here: World, launch: Launch) -> None:

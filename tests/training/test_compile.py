@@ -150,6 +150,32 @@ def test_a_compiled_run_goes_on_bit_for_bit(small, tmp_path, monkeypatch):
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
+def test_a_finished_run_is_not_compiled_again_and_one_that_cannot_be_says_so(small, tmp_path, monkeypatch):
+    asked = []
+
+    def answer(compiled):
+        def choose(setting, trainer, left):
+            asked.append((setting, left))
+            return compiling.Choice(compiled, "compiled" if compiled else "not compiled: no compiler")
+
+        return choose
+
+    recipe = small(train={"compile": "on", "steps": 4, "checkpoint_steps": 2})
+    monkeypatch.setattr(compiling, "choose", answer(True))
+    run = RunDir(tmp_path / "run")
+    train(recipe, run.path)
+    assert asked == [("on", 4)]
+    resume(run.path)
+    assert asked == [("on", 4)], "nothing was left to do"
+    checkpoint.numbered(run)[-1].unlink()
+    kept = int(checkpoint.numbered(run)[-1].stem.removeprefix("step-"))
+    monkeypatch.setattr(compiling, "choose", answer(False))
+    resume(run.path)
+    assert asked[1:] == [("on", 4 - kept)] and 0 < kept < 4
+    told = [m["message"] for m in read_jsonl(run.metrics) if m["kind"] == "event"]
+    assert "not compiled: no compiler; the steps before were, so what follows is not bit-equal" in told
+
+
 def test_auto_is_written_down_as_what_was_chosen(small, tmp_path):
     train(small(), tmp_path / "run")
     run = RunDir(tmp_path / "run")

@@ -2,9 +2,11 @@
 
 An entry is a folder GROUP-KEY with shards (see siamscope.data.shards) and, once all are there, `index.json`. GROUP
 stands for where the images come from and how they are prepared, KEY for the state of the files; when a group gets a
-new key, the old entry goes. Who is killed leaves whole shards, and the next one goes on with those.
+new key, the old entry goes, unless somebody still reads it: then it goes with the next new key. Who is killed leaves
+whole shards, and the next one goes on with those.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from siamscope.data.claims import claimed, company, removed
 from siamscope.data.errors import DataError
+from siamscope.data.locks import Held, claimed, company, held, removed
 from siamscope.data.rows import Rows, State
 from siamscope.data.shards import Card, Fill, Layout, Part, Shape, Written, read_card, write_json, write_shard
 
@@ -24,6 +26,7 @@ __all__ = ["Entry", "Part", "Written", "cache_root", "open_or_build", "short_has
 
 VERSION = 2  # of the way an entry is laid out
 _PREPARED = 1  # raise it when the same files would now be prepared differently
+_IN_USE = "in-use-"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ class _Build:
         """The entry, if it is whole and nothing in it asks to be tried again."""
         layout = self.layout
         try:
+            if not self.index.is_file():
+                return None
+            lock = self._held()  # before anything is looked at: what is there now, stays
             index = json.loads(self.index.read_text(encoding="ascii"))
             same = (VERSION, list(layout.shape), layout.step, layout.per_file, layout.pixels)
             names = ("version", "shape", "step", "per_file", "pixels")
@@ -137,7 +143,7 @@ class _Build:
             if len(states) != layout.count or not all(self._is_there(k, state) for k, state in enumerate(states)):
                 return None
             rejected = {int(row): str(reason) for row, reason in index["rejected"].items()}
-            return Entry(self._rows(states), str(index["digest"]), rejected)
+            return Entry(self._rows(states, lock), str(index["digest"]), rejected)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -147,11 +153,14 @@ class _Build:
         status = self.layout.file(shard).stat()
         return State(status.st_size, status.st_mtime_ns) == state
 
-    def _rows(self, states: list[State]) -> Rows | None:
+    def _held(self) -> Held | None:
+        return held(_in_use(self.layout.folder)) if self.layout.pixels else None
+
+    def _rows(self, states: list[State], lock: Held | None) -> Rows | None:
         if not self.layout.pixels:
             return None
         files = [self.layout.file(shard) for shard in range(self.layout.count)]
-        return Rows(files, states, self.layout.shape, self.layout.per_file)
+        return Rows(files, states, self.layout.shape, self.layout.per_file, lock)
 
     def built(self) -> Entry:
         """Fill what is missing, together with whoever else does, and write the index."""
@@ -223,19 +232,33 @@ class _Build:
             "times": [card.time for card in cards],
         }
         write_json(self.index, index)
-        return Entry(self._rows([card.state for card in cards]), digest, rejected)
+        return Entry(self._rows([card.state for card in cards], self._held()), digest, rejected)
 
 
 def _tidy(root: Path, group: str, layout: Layout) -> None:
-    """Remove entries of an older state of the files, and what does not belong. Open files stay readable."""
-    for old in root.glob(f"{group}-*"):
-        if old != layout.folder:
-            shutil.rmtree(old, ignore_errors=True)
+    """Remove entries of an older state of the files that nobody reads, and what does not belong."""
+    locked = {path.with_name(path.stem.removeprefix(_IN_USE)) for path in root.glob(f"{_IN_USE}{group}-*.lock")}
+    for old in {*root.glob(f"{group}-*"), *locked} - {layout.folder}:
+        _remove_unused(old)
     keep = {layout.folder / "index.json"}
     keep |= {path(shard) for shard in range(layout.count) for path in (layout.card, layout.file)}
     for path in layout.folder.iterdir():
         if path not in keep and not path.is_dir():
             removed(path)
+
+
+def _in_use(folder: Path) -> Path:
+    """The lock that everybody holds who reads an entry."""
+    return folder.with_name(f"{_IN_USE}{folder.name}.lock")
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove an entry that nobody reads. The index goes first: who waited for the lock then finds no entry."""
+    with contextlib.suppress(OSError), claimed(_in_use(folder)) as mine:
+        if mine:
+            removed(folder / "index.json")
+            shutil.rmtree(folder, ignore_errors=True)
+            removed(_in_use(folder))
 
 
 def _remove_empty(layout: Layout) -> None:

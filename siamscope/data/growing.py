@@ -140,12 +140,11 @@ class GrowingFolder:
         refused: list[File] = []
         digest = ""
         while len(new) >= self.order.enough():
-            entry = self._decoded(chunk, new, listed_now=True)
-            digest = entry.digest
-            if not entry.rejected:
+            digest, rejected = self._tried(chunk, new)
+            if not rejected:
                 break
-            refused += [new[row] for row in entry.rejected]
-            new = [file for row, file in enumerate(new) if row not in entry.rejected]
+            refused += [new[row] for row in rejected]
+            new = [file for row, file in enumerate(new) if row not in rejected]
         else:
             new, digest = [], ""
         self._write(self._file(chunk), json.dumps(asdict(Joined(new, refused, digest))))
@@ -174,6 +173,12 @@ class GrowingFolder:
                 f"{str(self.ledger)!r} are gone: put either back, or start a new run"
             )
         return ArraySource(entry.rows, fingerprint=entry.digest)
+
+    def _tried(self, chunk: int, files: list[File]) -> tuple[str, dict[int, str]]:
+        """Decode new files: a hash of the pixels, and what cannot be used. The entry is let go of, so that another one
+        may take its place."""
+        entry = self._decoded(chunk, files, listed_now=True)
+        return entry.digest, entry.rejected
 
     def _decoded(self, chunk: int, files: list[File], listed_now: bool = False) -> Entry:
         """The pixels of files. Of files listed long ago the hash tells whether they are the same, not their times."""

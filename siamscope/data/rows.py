@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from siamscope.data.errors import DataError
+from siamscope.data.locks import Held
 from siamscope.data.source import Images, Indices
 
 _MOST_OPEN = 256  # files of one entry that are kept open; further ones are opened again when they are needed
@@ -32,14 +33,20 @@ class State:
 class Rows:
     """Images uint8 (N, C, S, S) in files of `per_file` rows each, the last one perhaps of fewer.
 
-    The files are opened at once, up to a limit: what is open can be read on after the files were removed. Safe to read
-    from threads. Raises OSError if a file cannot be opened or is not in its state.
+    The files are opened at once, up to a limit: what is open can be read on after the files were removed. lock: held as
+    long as this object is there, so that nobody removes the others. Safe to read from threads. Raises OSError if a file
+    cannot be opened or is not in its state.
     """
 
     def __init__(
-        self, files: Sequence[Path], states: Sequence[State], shape: tuple[int, int, int, int], per_file: int
+        self,
+        files: Sequence[Path],
+        states: Sequence[State],
+        shape: tuple[int, int, int, int],
+        per_file: int,
+        lock: Held | None = None,
     ) -> None:
-        self.shape, self._per_file = shape, per_file
+        self.shape, self._per_file, self._held = shape, per_file, lock
         self._files, self._states = files, states
         self._open: OrderedDict[int, _File] = OrderedDict()
         self._lock = threading.Lock()

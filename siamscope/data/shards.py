@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from siamscope.data.claims import removed
+from siamscope.data.locks import removed
 from siamscope.data.rows import State
 
 Shape = tuple[int, int, int, int]

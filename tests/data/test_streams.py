@@ -203,6 +203,7 @@ def test_half_written_files_join_when_they_are_whole(root: Path) -> None:
     put(root, range(100, 105))
     (root / "late.png").write_bytes(b"\x89PNG")
     assert shown(run.chunk(1)) == {250, *range(100, 105)}
+    assert len(list(run.ledger.glob("chunk00001-*"))) == 1  # what was decoded with the bad ones is gone
     put(root, range(120, 125))
     assert shown(run.chunk(2)) == set(range(120, 125))
     refused = [json.loads((run.ledger / f"chunk0000{k}.json").read_text())["refused"] for k in (1, 2)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
+_MODE = "a+"  # network disks want a file open for reading to share a lock on it, and for writing to have it alone
 _NOT_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # a network disk without locks
 
 
@@ -21,7 +23,7 @@ def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
     be one on a file that was removed meanwhile. Without locks (Windows, some network disks) all get it; the last
     rename then wins.
     """
-    with path.open("a") as file:
+    with path.open(_MODE) as file:
         yield _lock(file.fileno(), exclusive=True, wait=wait)
 
 
@@ -39,9 +41,45 @@ class Company:
 @contextmanager
 def company(path: Path) -> Iterator[Company]:
     """Hold the lock file at `path` together with others; waits while somebody who is alone tidies up."""
-    with path.open("a") as file:
+    with path.open(_MODE) as file:
         _lock(file.fileno(), exclusive=False, wait=True)
         yield Company(file.fileno())
+
+
+class Held:
+    """A lock that is held until this object goes, or the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def held(path: Path) -> Held | None:
+    """Hold the lock file at `path` together with others; waits while somebody has it alone. None if that cannot be:
+    there is no such file and none can be made, as on a disk that may only be read, or the disk knows no locks.
+
+    The lock is on the file that lies at `path` at that moment: whoever removes that file must have it alone.
+    """
+    while (descriptor := _opened(path)) >= 0:
+        lock = Held(descriptor)
+        try:
+            _lock(descriptor, exclusive=False, wait=True)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return lock
+        except FileNotFoundError:
+            continue  # removed by whom we waited for
+        except OSError:
+            break
+    return None
+
+
+def _opened(path: Path) -> int:
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags, 0o666)
+    return -1
 
 
 def _lock(descriptor: int, exclusive: bool, wait: bool) -> bool:

@@ -15,6 +15,7 @@ from typing import IO, Any
 from siamscope.data.errors import DataError
 
 Reply = dict[str, Any]
+_PATIENCE = 5.0  # seconds until a process that talks nonsense is killed
 
 
 class Processes:
@@ -28,6 +29,7 @@ class Processes:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._logs = contextlib.ExitStack()
         self._problem: DataError | None = None
+        self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
         try:
@@ -42,14 +44,20 @@ class Processes:
             raise
 
     def submit(self, task: dict[str, Any], out: memoryview | None = None) -> "Future[Reply]":
-        """Queue a task; its future gives the reply, after `out` was filled with the pixels if it asks for them."""
+        """Queue a task; its future gives the reply, after `out` was filled with the pixels if it asks for them. It
+        fails at once when the processes were ended, or one of them has died."""
         item = _Task(task, out)
-        self._tasks.put(item)
+        with self._lock:  # so that nothing is queued behind what ends the threads
+            if self._problem is None:
+                self._tasks.put(item)
+            else:
+                item.future.set_exception(self._problem)
         return item.future
 
     def close(self) -> None:
         """End the processes, whatever they are at. May be called again."""
-        self._problem = self._problem or DataError("the decoding processes were ended")
+        with self._lock:
+            self._problem = self._problem or DataError("the decoding processes were ended")
         for process in self._processes:
             process.kill()  # an idle one holds nothing; a busy one's file is about to be removed
         for _ in self._threads:
@@ -80,7 +88,7 @@ class Processes:
                 continue
             try:
                 reply = task.done_by(process, message)
-            except (OSError, ValueError):
+            except Exception:  # a thread that ended would leave its tasks waiting for ever
                 self._problem = self._problem or _death(_ended(process), task.about["paths"], log)
                 task.future.set_exception(self._problem)
             else:
@@ -94,7 +102,8 @@ class _Task:
         self.future: Future[Reply] = Future()
 
     def done_by(self, process: "subprocess.Popen[bytes]", message: bytes) -> Reply:
-        """Send it and wait for the reply. Raises OSError or ValueError if the process is gone or talks nonsense."""
+        """Send it and wait for the reply. Raises OSError, ValueError or the like if the process is gone or talks
+        nonsense."""
         assert process.stdin is not None  # opened as pipes
         assert process.stdout is not None
         process.stdin.write(message + json.dumps(self.about).encode("ascii") + b"\n")
@@ -107,7 +116,7 @@ class _Task:
 
 def _ended(process: "subprocess.Popen[bytes]") -> int:
     try:
-        return process.wait(timeout=5)
+        return process.wait(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:  # alive, but what it says makes no sense
         process.kill()
         return process.wait()

@@ -6,7 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 from PIL import Image
 
 from siamscope.data import open_folder, pool
+from siamscope.data import processes as processes_module
 from siamscope.data.config import DataConfig
 from siamscope.data.decode import DecodeOptions
 from siamscope.data.errors import DataError
@@ -23,6 +27,7 @@ from siamscope.data.loader import Loader
 from siamscope.data.open import Dataset, help_decode, open_dataset
 from siamscope.data.order import IidOrder
 from siamscope.data.pool import DecodedRows, Decoder, Files
+from siamscope.data.processes import Processes, Reply
 from siamscope.training.checkpoint import FREE_FIELDS
 
 OPTIONS = DecodeOptions(16, 3)
@@ -155,6 +160,53 @@ def test_processes_end_with_the_images(photos: Path) -> None:
     del images
     gc.collect()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_task_after_the_end_fails_at_once(photos: Path) -> None:
+    files = list_images(photos / "b").files()
+    job = {"root": str(files.root), "options": asdict(OPTIONS)}
+    processes = Processes(2, job)
+    assert processes.submit(files.task([0], pixels=True), memoryview(bytearray(16 * 16 * 3))).result(60)
+    processes.close()
+    for _ in range(2):
+        with pytest.raises(DataError, match="the decoding processes were ended"):
+            processes.submit(files.task([0], pixels=True)).result(10)
+    processes.close()
+
+
+def test_tasks_beside_the_end_are_all_answered(photos: Path) -> None:
+    """None is queued behind what ends the threads, whatever the moment."""
+    files = list_images(photos / "b").files()
+    processes = Processes(2, {"root": str(files.root), "options": asdict(OPTIONS)})
+    futures: list[Future[Reply]] = []
+    first, ended = threading.Event(), threading.Event()
+
+    def submit() -> None:
+        while len(futures) < 50 or not ended.is_set():
+            futures.append(processes.submit(files.task([0], file=None, at=0, pixels=False)))
+            first.set()
+        futures.append(processes.submit(files.task([0], file=None, at=0, pixels=False)))
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    assert first.wait(60)
+    processes.close()
+    ended.set()
+    thread.join(60)
+    assert all(isinstance(future.exception(10), DataError | None) for future in futures)
+    assert futures[-1].exception(10) is not None
+
+
+def test_a_reply_that_makes_no_sense_leaves_nobody_waiting(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys\nfor line in sys.stdin: print(7, flush=True)"
+    plain = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **more: plain([sys.executable, "-c", code], **more))
+    files = list_images(photos / "b").files()
+    monkeypatch.setattr(processes_module, "_PATIENCE", 0.1)
+    with Processes(1, {}) as processes:
+        for _ in range(2):
+            with pytest.raises(DataError, match="a decoding process"):
+                processes.submit(files.task([0], pixels=True), memoryview(bytearray(768))).result(30)
 
 
 def shared(pid: int | str) -> list[str]:

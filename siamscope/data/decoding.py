@@ -1,7 +1,6 @@
 """Decodes images whose bytes are in memory, in threads: Pillow lets go of the interpreter while it works."""
 
 import contextlib
-import hashlib
 import io
 import threading
 from collections import deque
@@ -13,21 +12,13 @@ import numpy as np
 
 from siamscope.data.cache import Part, Written
 from siamscope.data.decode import DecodeOptions, Unusable, decode, own_limits
-from siamscope.data.pool import worker_count
+from siamscope.data.pool import step_rows, worker_count
 from siamscope.data.progress import Progress
-from siamscope.data.source import Images
+from siamscope.data.source import Images, pixel_hash
 from siamscope.data.tables import Encoded
-
-_CHUNK_BYTES = 2**24
-_CHUNK_ROWS = 128
 
 Rejection = tuple[int, str, bool]
 """Place, reason, and whether the cause may pass."""
-
-
-def step_rows(options: DecodeOptions) -> int:
-    """Rows of a piece of the cache."""
-    return min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // (options.channels * options.size**2)))
 
 
 def decoded(images: Sequence[Encoded], options: DecodeOptions) -> tuple[Images, list[Rejection]]:
@@ -77,7 +68,7 @@ def filler(
             for at, (planes, rejected) in enumerate(pieces(part, pool)):
                 if file:
                     file.write(planes.data)
-                written.digests.append(hashlib.blake2b(planes.data, digest_size=16).hexdigest())
+                written.digests.append(pixel_hash(planes))
                 written.rejected.update({part.first + at * step + place: reason for place, reason, _ in rejected})
                 passing |= any(may_pass for *_, may_pass in rejected)
                 done += len(planes)

@@ -77,12 +77,16 @@ class _Found:
 
 
 def open_dataset(
-    config: DataConfig, progress: Progress = quiet, known: Mapping[str, list[str]] | None = None
+    config: DataConfig,
+    progress: Progress = quiet,
+    known: Mapping[str, list[str]] | None = None,
+    fixed: bool = False,
 ) -> Dataset:
     """Open the images that `config` asks for; decode image files first if the cache does not hold them.
 
     progress: called while something long goes on (see siamscope.data.progress). known: of a folder of images, only the
-    files that `Dataset.files` named before.
+    files that `Dataset.files` named before. fixed: of a folder, what those names open later: files that cannot be used
+    are as if they were not there.
 
     Raises:
         DataError: the data are missing, unusable or too few, or the cache cannot be written.
@@ -97,7 +101,7 @@ def open_dataset(
         return _hub(config, memory, progress)
     assert path is not None  # the others have one
     if kind == "folder":
-        opened = open_folder(path, config, progress, known)
+        opened = open_folder(path, config, progress, known, fixed)
         found = _Found(opened.train, opened.val, opened.test, opened.rejected, opened.notes, opened.usable)
     elif kind == "tar":
         tars = open_tars(config.source, config, progress)

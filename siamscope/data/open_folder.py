@@ -27,12 +27,16 @@ class OpenedFolder:
 
 
 def open_folder(
-    root: Path, config: DataConfig, progress: Progress, known: Mapping[str, list[str]] | None = None
+    root: Path,
+    config: DataConfig,
+    progress: Progress,
+    known: Mapping[str, list[str]] | None = None,
+    fixed: bool = False,
 ) -> OpenedFolder:
     """Open a folder; see `find_splits` and `Listing.classes` for how its layout is read.
 
     known: the files to use of each split (relative to its folder), as `usable` of an earlier call named them; the
-    others are passed over.
+    others are passed over. fixed: open what a later call with `usable` as `known` opens, whatever became of the others.
 
     Raises:
         DataError: no usable image, or (strict) one that had to be set aside, or a known one that is gone.
@@ -45,24 +49,38 @@ def open_folder(
         listings = {split: listings.get(split, empty).only(paths) for split, paths in known.items()}
     for listing in listings.values():
         _require_images(listing)
-    level = int(config.domains)
-    domains = tuple(sorted(set().union(*(x.domains() for x in listings.values())))) if config.domains else None
-    classes = {split: listing.classes(level) for split, listing in listings.items()}
-    names = tuple(sorted(set().union(*classes.values())))
-    opened: dict[str, Source] = {}
+        if config.domains:
+            listing.domains()  # what is wrong with them is said before anything is decoded
     rejected: list[Rejected] = []
+    found: dict[str, tuple[Readable, Entry]] = {}
     usable: dict[str, list[str]] = {}
     for split, listing in listings.items():
         where = os.fsencode(listing.root.resolve())
         images, entry = prepared(listing.files(), "folder", where, listing.fingerprint(), config, progress)
-        prefix = "" if listing.root == root else listing.root.name + "/"
         aside = [*listing.broken, *(Rejected(listing.paths[row], why) for row, why in entry.rejected.items())]
-        rejected += [Rejected(prefix + item.path, item.reason) for item in aside]
+        rejected += [Rejected(_prefix(root, listing) + item.path, item.reason) for item in aside]
         check_rejected(len(listing.paths), str(listing.root), entry, rejected, config.strict)
-        opened[split] = _source(listing, images, entry, prefix, names if classes[split] else None, domains)
         usable[split] = [path for row, path in enumerate(listing.paths) if row not in entry.rejected]
+        if fixed and entry.rejected:
+            ready = without_rejected(ArraySource(images, fingerprint=entry.digest), entry)
+            listing = listings[split] = listing.only(usable[split])
+            key = listing.fingerprint()
+            images, entry = prepared(listing.files(), "folder", where, key, config, progress, ready)
+        found[split] = images, entry
+    domains = tuple(sorted(set().union(*(x.domains() for x in listings.values())))) if config.domains else None
+    classes = {split: listing.classes(int(config.domains)) for split, listing in listings.items()}
+    names = tuple(sorted(set().union(*classes.values())))
+    opened = {
+        split: _source(listing, *found[split], _prefix(root, listing), names if classes[split] else None, domains)
+        for split, listing in listings.items()
+    }
     notes = _notes(root, listings, classes["train"], folders, len(rejected))
     return OpenedFolder(opened["train"], opened.get("val"), opened.get("test"), rejected, notes, usable)
+
+
+def _prefix(root: Path, listing: Listing) -> str:
+    """Before the names of a split's files."""
+    return "" if listing.root == root else listing.root.name + "/"
 
 
 def _require_images(listing: Listing) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 
 from siamscope.data.cache import Entry, cache_root, open_or_build, short_hash
 from siamscope.data.config import DataConfig
-from siamscope.data.decoding import filler, step_rows
+from siamscope.data.decoding import filler
 from siamscope.data.errors import DataError
 from siamscope.data.folder import Rejected
 from siamscope.data.hub import image_column, label_column, labels, parsed, tables
 from siamscope.data.hub_stream import Pieces, StreamedSource, TableRows
+from siamscope.data.pool import step_rows
 from siamscope.data.preparing import check_rejected, decode_options, without_rejected
 from siamscope.data.progress import Progress
 from siamscope.data.source import ArraySource, Indices, Numbered, Picked, Readable, Source

@@ -63,6 +63,11 @@ def worker_count(workers: int) -> int:
     return max(1, (workers or usable_cores()) // max(1, int(ranks) if ranks.isdigit() else 1))
 
 
+def step_rows(options: DecodeOptions) -> int:
+    """Rows of a piece of the cache."""
+    return min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // (options.channels * options.size**2)))
+
+
 class Decoder:
     """Decodes rows of `files`. Processes start when there is enough to do; close it, or use it in `with`.
 
@@ -74,8 +79,7 @@ class Decoder:
         self._workers = worker_count(workers)
         self._processes: Processes | None = None
         self._lock = threading.Lock()
-        row = options.channels * options.size**2
-        self.step = min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // row))
+        self.step = step_rows(options)
         """Rows that a process is handed at once, and that have one hash."""
 
     def fill(self, part: Part) -> Written:

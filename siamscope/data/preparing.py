@@ -4,14 +4,15 @@ from dataclasses import asdict
 
 import numpy as np
 
-from siamscope.data.cache import Entry, cache_root, open_or_build, short_hash
+from siamscope.data.cache import Entry, Part, Written, cache_root, open_or_build, short_hash
 from siamscope.data.config import DataConfig
 from siamscope.data.decode import DecodeOptions
 from siamscope.data.errors import DataError
 from siamscope.data.folder import Rejected
 from siamscope.data.pool import DecodedRows, Decoder, Files
 from siamscope.data.progress import Progress
-from siamscope.data.source import Readable, Source, Subset
+from siamscope.data.shards import Fill
+from siamscope.data.source import Readable, Source, Subset, pixel_hash
 
 
 def decode_options(config: DataConfig) -> DecodeOptions:
@@ -23,11 +24,18 @@ def decode_options(config: DataConfig) -> DecodeOptions:
 
 
 def prepared(
-    files: Files, kind: str, where: bytes, key: str, config: DataConfig, progress: Progress
+    files: Files,
+    kind: str,
+    where: bytes,
+    key: str,
+    config: DataConfig,
+    progress: Progress,
+    ready: Source | None = None,
 ) -> tuple[Readable, Entry]:
     """The images of files, as `config.cache` says, and what the cache says of them.
 
-    kind, where: what they are and where they lie; key: the state of the files.
+    kind, where: what they are and where they lie; key: the state of the files. ready: the same images, if they have
+    been decoded already; those in a cache are copied.
 
     Raises:
         DataError: the cache cannot be written, or a decoding process died.
@@ -40,10 +48,28 @@ def prepared(
         progress("waiting for another process that decodes the same images", 0, 0)
 
     with Decoder(files, options, config.workers, progress) as decoder:
+        fill = _copier(ready, decoder.step, progress) if keep and ready is not None else decoder.fill
         entry = open_or_build(
-            cache_root(config.cache_dir), group, key, shape, decoder.fill, wait, step=decoder.step, pixels=keep
+            cache_root(config.cache_dir), group, key, shape, fill, wait, step=decoder.step, pixels=keep
         )
     return entry.images or DecodedRows(Decoder(files, options, config.workers)), entry
+
+
+def _copier(ready: Source, step: int, progress: Progress) -> Fill:
+    """Fills shards of a cache with images that have been decoded already."""
+
+    def fill(part: Part) -> Written:
+        assert part.file is not None  # asked for with pixels
+        digests = []
+        with part.file.open("rb+") as file:
+            for first in range(part.first, part.stop, step):
+                images = ready.read(np.arange(first, min(first + step, part.stop)))
+                file.write(images.data)
+                digests.append(pixel_hash(images))
+                progress("copying images", part.ready + first - part.first + len(images), len(ready))
+        return Written(digests, {})
+
+    return fill
 
 
 def check_rejected(total: int, where: str, entry: Entry, rejected: list[Rejected], strict: bool) -> None:

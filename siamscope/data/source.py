@@ -230,6 +230,11 @@ def digest(*parts: bytes) -> str:
     return hasher.hexdigest()
 
 
+def pixel_hash(images: Images) -> str:
+    """A hash of pixels in memory: of one piece of a cache."""
+    return hashlib.blake2b(images.data, digest_size=16).hexdigest()
+
+
 def hash_array(array: NDArray[np.uint8]) -> str:
     """A hash of shape and content, read in pieces so that a memory-mapped array need not fit in memory."""
     hasher = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)

@@ -5,7 +5,6 @@ A process of its own rather than a fork or multiprocessing: it imports neither t
 fork of a program with threads is avoided, and when the parent is gone its input ends and so does it.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from siamscope.data.decode import DecodeOptions, Unusable, decode, own_limits
-from siamscope.data.source import Images
+from siamscope.data.source import Images, pixel_hash
 
 
 def decode_rows(root: str, task: dict[str, Any], options: DecodeOptions) -> tuple[Images, list[tuple[int, str, bool]]]:
@@ -73,7 +72,7 @@ def written_rows(root: str, task: dict[str, Any], options: DecodeOptions) -> tup
         with Path(task["file"]).open("rb+") as output:  # a full disk is then an error and not a killed process
             output.seek(task["at"] * planes[0].nbytes)
             output.write(planes.data)
-    return {"digest": hashlib.blake2b(planes.data, digest_size=16).hexdigest(), "rejected": rejected}, None
+    return {"digest": pixel_hash(planes), "rejected": rejected}, None
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from siamscope.data import Dataset, console_progress, open_dataset
 from siamscope.data.config import DataConfig
@@ -13,12 +12,14 @@ from siamscope.training.distributed import World
 from siamscope.training.progress import Reporter, Silent
 
 
-def opened(config: DataConfig, reporter: Reporter, known: Mapping[str, list[str]] | None = None) -> Dataset:
-    """The data set; progress of decoding is shown unless the reporter is silent. known: see `open_dataset`."""
+def opened(
+    config: DataConfig, reporter: Reporter, known: Mapping[str, list[str]] | None = None, fixed: bool = False
+) -> Dataset:
+    """The data set; progress of decoding is shown unless the reporter is silent. known, fixed: see `open_dataset`."""
     if type(reporter) is Silent:
-        return open_dataset(config, known=known)
+        return open_dataset(config, known=known, fixed=fixed)
     with console_progress() as progress:
-        dataset = open_dataset(config, progress, known)
+        dataset = open_dataset(config, progress, known, fixed)
     if dataset.rejected:
         reporter.say(f"{len(dataset.rejected)} unreadable files were set aside (first: {dataset.rejected[0].path})")
     if dataset.hint:
@@ -28,11 +29,10 @@ def opened(config: DataConfig, reporter: Reporter, known: Mapping[str, list[str]
 
 def opened_once(config: DataConfig, reporter: Reporter, known: Mapping[str, list[str]] | None) -> Dataset:
     """The data of a run on a folder that may grow. Files that cannot be used at its start are as if they were not
-    there: one that was half written then is new when it is whole, and the others stay what they were."""
-    dataset = opened(config, reporter, known)
-    if known is None and dataset.files and dataset.rejected:
-        return replace(opened(config, Silent(), dataset.files), rejected=dataset.rejected)
-    return dataset
+    there: one that was half written then is new when it is whole, and the others stay what they were. The images are
+    decoded once; the cache keeps them with and without the places of what cannot be used, for a new run and this one's
+    resuming."""
+    return opened(config, reporter, known, fixed=known is None)
 
 
 def shared_dataset(recipe: Recipe, here: World, reporter: Reporter, known: Mapping[str, list[str]] | None) -> Dataset:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from images import pool
 from PIL import Image
 
 from siamscope.data.config import DataConfig
@@ -20,16 +21,6 @@ def picture(path: Path, value: int) -> None:
 
 def opened(root: Path, **fields: object) -> Dataset:
     return open_dataset(DataConfig(source=str(root), size=8, cache_dir=str(root.parent / "cache"), **fields))
-
-
-def pool(dataset: Dataset) -> dict[str, tuple[int, int | None]]:
-    """Grey value and label of every training and validation image, by name."""
-    found = {}
-    for source in (dataset.train, dataset.val):
-        values = source.read(np.arange(len(source)))[:, 0, 4, 4]
-        for i, name in enumerate(source.names):
-            found[name] = (int(values[i]), None if source.labels is None else int(source.labels[i]))
-    return found
 
 
 @pytest.fixture

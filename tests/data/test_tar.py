@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from images import noise, pool
 from PIL import Image
 
 from siamscope.data.config import DataConfig
@@ -22,13 +23,6 @@ from siamscope.data.tar_files import absolute, braces, joined, matched, tar_file
 def image_bytes(value: int, kind: str = "png", side: int = 12) -> bytes:
     out = io.BytesIO()
     Image.new("L", (side, side), value).save(out, kind)
-    return out.getvalue()
-
-
-def noise(seed: int, kind: str = "jpeg") -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (20, 26, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(out, kind)
     return out.getvalue()
 
 
@@ -55,16 +49,6 @@ def opened(source: object, root: Path, **fields: Any) -> Dataset:
     return open_dataset(DataConfig(source=str(source), size=8, cache_dir=str(root / "cache"), **fields))
 
 
-def pool(dataset: Dataset) -> dict[str, tuple[int, int | None]]:
-    """Grey value and label of every training and validation image, by name."""
-    found = {}
-    for source in (dataset.train, dataset.val):
-        values = source.read(np.arange(len(source)))[:, 0, 4, 4]
-        for i, name in enumerate(source.names):
-            found[name] = (int(values[i]), None if source.labels is None else int(source.labels[i]))
-    return found
-
-
 # ------------------------------------------------------------------------------------------- what is read
 
 
@@ -81,7 +65,7 @@ def test_images_and_labels_of_several_files(tmp_path: Path) -> None:
 
 
 def test_pixels_equal_those_of_the_same_files_in_a_folder(tmp_path: Path) -> None:
-    contents = {f"{k:03d}.{'jpg' if k % 2 else 'webp'}": noise(k, "jpeg" if k % 2 else "webp") for k in range(24)}
+    contents = {f"{k:03d}.{'jpg' if k % 2 else 'webp'}": noise(k, kind="jpeg" if k % 2 else "webp") for k in range(24)}
     for name, content in contents.items():
         path = tmp_path / "photos" / name
         path.parent.mkdir(exist_ok=True)

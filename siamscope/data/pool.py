@@ -15,7 +15,7 @@ from siamscope.data.decode import DecodeOptions, own_limits
 from siamscope.data.errors import DataError
 from siamscope.data.processes import Processes, Reply
 from siamscope.data.progress import Progress, quiet
-from siamscope.data.source import Images, Indices
+from siamscope.data.source import Images, Indices, checked_indices
 from siamscope.data.worker import written_rows
 
 _CHUNK_BYTES = 2**24
@@ -180,7 +180,4 @@ class DecodedRows:
 
     def read(self, indices: Indices) -> Images:
         """The images at `indices` (B,), as a fresh array (B, C, S, S). Raises IndexError or DataError."""
-        indices = np.asarray(indices, np.int64)
-        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"index outside 0 .. {len(self) - 1}")
-        return self._decoder.read(indices)
+        return self._decoder.read(checked_indices(indices, len(self)))

@@ -16,7 +16,7 @@ import numpy as np
 
 from siamscope.data.errors import DataError
 from siamscope.data.locks import Held
-from siamscope.data.source import Images, Indices
+from siamscope.data.source import Images, Indices, checked_indices
 
 _MOST_OPEN = 256  # files of one entry that are kept open; further ones are opened again when they are needed
 _MOST_VIEWS = 512  # of one preadv; systems allow 1,024
@@ -62,9 +62,7 @@ class Rows:
         Raises:
             IndexError: an index outside 0 .. N - 1. DataError: a file is gone, has changed or was cut short.
         """
-        indices = np.asarray(indices, np.int64)
-        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"index outside 0 .. {len(self) - 1}")
+        indices = checked_indices(indices, len(self))
         out = np.empty((len(indices), *self.shape[1:]), np.uint8)
         if not out.size:
             return out

@@ -148,13 +148,27 @@ class ShapesSource(Source):
     def read(self, indices: Indices) -> Images:
         from siamscope.data import shapes
 
-        indices = np.asarray(indices, np.int64)
-        if indices.size and not 0 <= indices.min() <= indices.max() < self.count:
-            raise IndexError(f"index outside 0 .. {self.count - 1}")
-        return shapes.generate(indices + self.offset, self.spec)[0]
+        return shapes.generate(checked_indices(indices, self.count) + self.offset, self.spec)[0]
 
 
-class Prefixed(Sequence[str]):
+class Names(Sequence[str]):
+    """Names that are made when they are asked for."""
+
+    @abstractmethod
+    def named(self, index: int) -> str:
+        """One of them."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self.named(i) for i in range(len(self))[index]]
+        return self.named(index)
+
+
+class Prefixed(Names):
     """Names with the same text before each, without storing them again."""
 
     def __init__(self, prefix: str, names: Sequence[str]) -> None:
@@ -163,17 +177,11 @@ class Prefixed(Sequence[str]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self._prefix + name for name in self._names[index]]
+    def named(self, index: int) -> str:
         return self._prefix + self._names[index]
 
 
-class Numbered(Sequence[str]):
+class Numbered(Names):
     """The names "0", "1", ... without storing them."""
 
     def __init__(self, count: int, start: int = 0) -> None:
@@ -182,17 +190,11 @@ class Numbered(Sequence[str]):
     def __len__(self) -> int:
         return len(self._range)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [str(i) for i in self._range[index]]
+    def named(self, index: int) -> str:
         return str(self._range[index])
 
 
-class Picked(Sequence[str]):
+class Picked(Names):
     """The names of another sequence at given indices."""
 
     def __init__(self, names: Sequence[str], indices: Indices) -> None:
@@ -201,14 +203,16 @@ class Picked(Sequence[str]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self._names[int(i)] for i in self._indices[index]]
+    def named(self, index: int) -> str:
         return self._names[int(self._indices[index])]
+
+
+def checked_indices(indices: Indices, count: int) -> Indices:
+    """Indices as int64. Raises IndexError for one outside 0 .. count - 1."""
+    indices = np.asarray(indices, np.int64)
+    if indices.size and not 0 <= indices.min() <= indices.max() < count:
+        raise IndexError(f"index outside 0 .. {count - 1}")
+    return indices
 
 
 def checked_labels(labels: Indices | None, count: int) -> Indices | None:

@@ -22,8 +22,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,7 @@ def generate(folder: Path, count: int) -> None:
     """JPEGs of `shapes`, in CLASS/NNNN/ with a thousand files each."""
     folder.mkdir(parents=True)
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(_write, ((str(folder), first, min(1000, count - first)) for first in range(0, count, 1000))):
-            pass
+        list(pool.map(_write, ((str(folder), first, min(1000, count - first)) for first in range(0, count, 1000))))
 
 
 def _write(part: tuple[str, int, int]) -> None:
@@ -147,23 +147,19 @@ def watched(done: list[int]) -> Iterator[list[dict[str, float]]]:
 def memory(process: str) -> dict[str, float]:
     """VmRSS and RssAnon in MB of 1,000,000 bytes; 0 if the process is gone."""
     out = {"VmRSS": 0.0, "RssAnon": 0.0}
-    try:
+    with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             name, _, value = line.partition(":")
             if name in out:
                 out[name] = int(value.split()[0]) * 1024 / 1e6
-    except OSError:
-        pass
     return out
 
 
 def children() -> list[str]:
     found: list[str] = []
     for task in Path("/proc/self/task").iterdir():
-        try:
+        with suppress(OSError):
             found += (task / "children").read_text().split()
-        except OSError:
-            continue
     return found
 
 
@@ -278,8 +274,6 @@ def _by_loader(dataset: Any, order: Any, batches: int, cache: Path) -> None:
 
 
 def _by_preads(dataset: Any, order: Any, batches: int, cache: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     paths = sorted(cache.glob("*/*.u8"))
     row = 3 * SIZE * SIZE
     per_file = paths[0].stat().st_size // row
@@ -320,7 +314,7 @@ def stage_train(folder: Path, cache: Path, steps: int, done: list[int]) -> dict[
 
 def draft(count: int = 24) -> dict[str, Any]:
     """Decoding JPEGs of 2000 × 1500 pixels with and without draft mode, interleaved: CPU time, and how far apart."""
-    from PIL import Image
+    from PIL import Image, JpegImagePlugin
 
     from siamscope.data.decode import DecodeOptions, decode
 
@@ -332,7 +326,7 @@ def draft(count: int = 24) -> dict[str, Any]:
             coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8))
             coarse.resize((2000, 1500), Image.Resampling.BICUBIC).save(path, quality=85)
         plain = Image.Image.draft
-        jpeg = __import__("PIL.JpegImagePlugin", fromlist=["JpegImageFile"]).JpegImageFile
+        jpeg = JpegImagePlugin.JpegImageFile
         used = jpeg.draft
         for size in (32, 64, 224):
             options = DecodeOptions(size, 3)
@@ -354,8 +348,6 @@ def draft(count: int = 24) -> dict[str, Any]:
 
 
 def machine(count: int) -> dict[str, Any]:
-    from importlib.metadata import version
-
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return {
         "cpu": next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),

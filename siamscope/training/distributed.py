@@ -33,6 +33,7 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: dist.ProcessGroup | None = None  # for waits of hours, while rank 0 decodes images or judges
+    prompt: dist.ProcessGroup | None = None  # where all processes do the same; on the CPU
     local_rank: int = 0
     local_size: int = 1
     pulse: Pulse | None = None
@@ -68,7 +69,7 @@ class World:
     def gathered(self, rows: Tensor | None) -> Tensor | None:
         """The rows (n, ...) of all processes in the order of ranks, on rank 0 (None elsewhere); None stands for no row.
 
-        float32 goes over the patient group, on the CPU; the result is where rank 0's rows are.
+        float32 travels, on the CPU; the result is where rank 0's rows are.
         """
         if self.size == 1:
             return rows
@@ -81,7 +82,7 @@ class World:
         if rows is not None:
             padded[: len(rows)] = rows.float().cpu()
         parts = [torch.empty_like(padded) for _ in counts] if self.first else None
-        dist.gather(padded, parts, dst=0, group=self.patient)
+        dist.gather(padded, parts, dst=0, group=self.prompt)
         if parts is None:
             return None
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(self.device)
@@ -94,12 +95,15 @@ class World:
         dist.broadcast(box, src=0, group=self.patient)
         return box.numpy().tobytes()
 
-    def all_said(self, value: T) -> list[T]:
-        """The value of every process (small Python objects), in the order of ranks, on all of them."""
+    def all_said(self, value: T, patient: bool = False) -> list[T]:
+        """The value of every process (small Python objects), in the order of ranks, on all of them.
+
+        patient: wait for hours, since some process has work that the others do not have.
+        """
         if self.size == 1:
             return [value]
         out: list[Any] = [None] * self.size
-        dist.all_gather_object(out, value, group=self.patient)
+        dist.all_gather_object(out, value, group=self.patient if patient else self.prompt)
         return out
 
     def group(self) -> Group:
@@ -145,7 +149,7 @@ class World:
                 result = work()
             except ValueError as error:
                 problem = error
-        told = self.all_said(str(problem) if problem else None)
+        told = self.all_said(str(problem) if problem else None, patient=True)
         said = {text for text in told if text}
         if problem and len(said) == 1:
             raise problem
@@ -216,11 +220,10 @@ def _join(wait: float) -> None:
     dist.init_process_group(backend, store=place, rank=rank, world_size=size, timeout=limit)
 
 
-def exchanges() -> int:
-    """How many exchanges of the default group this process has begun; 0 where torch does not say."""
+def exchanges(*groups: Any) -> int:
+    """How many exchanges of these groups this process has begun; 0 where torch does not say."""
     try:
-        everyone: Any = dist.group.WORLD
-        return int(everyone._get_sequence_number_for_group())
+        return sum(int(group._get_sequence_number_for_group()) for group in groups)
     except (AttributeError, RuntimeError, ValueError):
         return 0
 
@@ -258,15 +261,18 @@ def world() -> Iterator[World]:
     if mine:
         _join(wait)
     patient = dist.new_group(backend="gloo", timeout=timedelta(hours=24))
+    prompt = dist.new_group(backend="gloo", timeout=timedelta(seconds=wait + 5))
     local, beside = (
         int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
     )
-    here = World(dist.get_rank(), dist.get_world_size(), patient=patient, local_rank=local, local_size=beside)
+    here = World(
+        dist.get_rank(), dist.get_world_size(), patient=patient, prompt=prompt, local_rank=local, local_size=beside
+    )
     if not mine:
         yield here
         return
     alive = Pulse(meeting.prefixed(here.broadcast(uuid4().hex), meeting.connection()), here.rank, here.size, wait)
-    alive.exchanges = exchanges
+    alive.exchanges = lambda: exchanges(dist.group.WORLD, prompt)
     alive.beat()
     here.all_said(None)  # every process has had its first beat
     alive.start()

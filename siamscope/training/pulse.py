@@ -103,7 +103,7 @@ class Pulse(threading.Thread):
                 self.beat()
                 verdict = self.look()
                 self._heard = time.monotonic()
-            except RuntimeError:  # the store, which is on the first host
+            except Exception:  # the store, which is on the first host, or what it holds; this thread must go on
                 if time.monotonic() - self._heard < self.patience:
                     continue
                 verdict = "the first host, which the processes meet at, does not answer" + self.go_on()
@@ -129,7 +129,9 @@ class Pulse(threading.Thread):
         return verdict
 
     def go_on(self) -> str:
-        advice = self.advice()
+        advice = ""
+        with contextlib.suppress(Exception):  # it reads the run directory, on a disk that may be gone too
+            advice = self.advice()
         return f"; {advice}" if advice else ""
 
     def end(self, verdict: str) -> None:

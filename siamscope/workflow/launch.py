@@ -170,6 +170,11 @@ def recorded(run: RunDir) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def restarted() -> bool:
+    """Whether torchrun has started these processes before."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def agent() -> str:
     """The torchrun process above this one, by host, number and time of start; empty without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:

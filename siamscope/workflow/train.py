@@ -43,7 +43,7 @@ from siamscope.training.watch import Watch
 from siamscope.workflow import environment
 from siamscope.workflow.choices import compiled_step, with_number_format
 from siamscope.workflow.judge import judge
-from siamscope.workflow.launch import Launch, agree_on_data, agree_on_recipe, how_to_go_on
+from siamscope.workflow.launch import Launch, agree_on_data, agree_on_recipe, how_to_go_on, restarted
 from siamscope.workflow.opening import shared_dataset
 from siamscope.workflow.ordering import batches, begin_order, build_order, dealt, described, known_files
 from siamscope.workflow.ordering import steps_per_epoch as steps_of_epoch
@@ -90,6 +90,8 @@ def train(
         launch = Launch.of(here, recipe)
         if here.broadcast(here.on_first(lambda: launch.began(run))):
             return _go_on(run, here, stack, reporter, launch=launch, profile=profile)
+        if restarted():
+            reporter.say(f"torchrun has started its processes again, and there is no run of theirs in {run.path}: anew")
         here.on_first(lambda: run.check_free(overwrite))
         prepared = _prepare(recipe, here, reporter)
         _compile(prepared, reporter)

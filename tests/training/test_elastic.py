@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from launching import (
@@ -28,6 +29,7 @@ from siamscope.training import checkpoint
 from siamscope.training.distributed import patience
 
 STEPS = 24
+SLEEPER = Path(__file__).with_name("sleeper.py")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +142,22 @@ def test_a_rank_that_hangs_is_named(file, tmp_path):
     assert f"rank 1 (process {hung} on" in said
     assert "has not answered for 3 s" in said
     assert checkpoint.load(checkpoint.numbered(RunDir(out))[-1], RunDir(out).recipe()).step >= 4
+
+
+def test_a_rank_that_sleeps_outside_a_step_is_named(file, tmp_path):
+    """Its pulse goes on; the exchange of the measurement's features, which misses it, runs out of time."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    launcher = start(
+        ["--standalone", "--nproc-per-node=2"], [str(SLEEPER), *train(file, out)[2:]], log,
+        SIAMSCOPE_TIMEOUT_MINUTES="0.05",
+    )  # fmt: skip
+    try:
+        assert launcher.wait(timeout=100) != 0
+    finally:
+        end(launcher)
+    said = log.read_text()
+    assert "rank 1 (process" in said and "did not come to where the others wait" in said
+    assert "last checkpoint is" in said
 
 
 def test_a_timeout_that_is_none(monkeypatch):

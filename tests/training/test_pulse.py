@@ -187,3 +187,26 @@ def test_the_exit_code_is_the_documented_one():
     from siamscope.cli import EXIT_CODES
 
     assert f"\n  {pulse.LOST}  " in EXIT_CODES
+
+
+def test_the_watch_outlives_what_it_cannot_read():
+    """Nonsense in the store, then a silent rank, and a disk that is gone: the verdict is said all the same."""
+    store, said = Store(), []
+    watch = Pulse(store, 0, 2, patience=0.4)
+
+    def gone():
+        raise OSError("the disk is gone")
+
+    def note(verdict):
+        said.append(verdict)
+        watch._ended.set()
+
+    watch.advice, watch.end = gone, note
+    store["1"] = b"nonsense"
+    watch.beat()
+    watch.start()
+    time.sleep(0.15)
+    assert watch.is_alive() and not said
+    store.set("1", json.dumps([1, 4, 1, "node", 71, 3, None]))
+    watch.join(timeout=10)
+    assert len(said) == 1 and "rank 1 (process 71 on node" in said[0] and "not answered" in said[0]

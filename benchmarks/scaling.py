@@ -208,6 +208,7 @@ def main() -> None:
         if sum(rank.wait() for rank in ranks):
             raise SystemExit("a process failed")
         result = json.loads(store.with_suffix(".json").read_text())
+    result["machine"]["command"] = " ".join(["scaling.py", *sys.argv[1:]])
     print(
         f"latency {result['latency_us']:.0f} us ({result['latency_at_work_us']:.0f} us between computations), "
         f"{result['bandwidth_GB_s']:.2f} GB/s, a call within a factor "

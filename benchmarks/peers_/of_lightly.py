@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peers_ import plain
-from peers_.clock import peak_mb, timed
+from peers_.clock import peak_mb, timed, warm
 
 plain.define_vision_operators()
 
@@ -68,23 +68,23 @@ class Side:
         return {}
 
     def views(self, count: int) -> dict[str, float]:
-        def make() -> None:
+        def make(count: int) -> None:
             for index in range(count):
                 self.dataset[index % len(self.dataset)]
 
-        return timed(make, self.device)[0] | {"images": count}
+        return warm(make, count, self.device) | {"images": count}
 
     def step(self, steps: int) -> dict[str, float]:
         x0, x1 = (view.to(self.device) for view in self.fixed)
 
-        def train() -> None:
+        def train(steps: int) -> None:
             for _ in range(steps):
                 self._update(x0, x1)
 
-        return timed(train, self.device)[0] | {"images": steps * len(x0)}
+        return warm(train, steps, self.device) | {"images": steps * len(x0)}
 
     def end(self, steps: int) -> dict[str, float]:
-        taken = timed(lambda: self._epochs(steps), self.device)[0]
+        taken = warm(self._epochs, steps, self.device)
         return taken | {"images": steps * self.settings["batch"], "peak_mb": peak_mb(self.device)}
 
     def _epochs(self, steps: int, schedule: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""The usual loop, written out: siamscope's network, loss and optimiser in float32, each view through Pillow alone."""
+"""The usual loop in plain torch: a DataLoader whose dataset makes each view through Pillow, and torch's SGD."""
 
 from __future__ import annotations
 
@@ -6,26 +6,65 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from throughput import pillow_view
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from peers_ import of_siamscope
+from peers_ import plain
+from peers_.clock import peak_mb, warm
+from siamscope.views import get_policy
 
 
-class Side(of_siamscope.Side):
+class SimSiam(nn.Module):
+    """Heads of 2048, as the other sides have them."""
+
+    def __init__(self, backbone: plain.ResNet) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = nn.Sequential(
+            nn.Linear(backbone.feature_dim, 2048, bias=False), nn.BatchNorm1d(2048), nn.ReLU(inplace=True),
+            nn.Linear(2048, 2048, bias=False), nn.BatchNorm1d(2048), nn.ReLU(inplace=True),
+            nn.Linear(2048, 2048, bias=False), nn.BatchNorm1d(2048, affine=False),
+        )  # fmt: skip
+        self.predictor = nn.Sequential(
+            nn.Linear(2048, 512, bias=False), nn.BatchNorm1d(512), nn.ReLU(inplace=True), nn.Linear(512, 2048)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.projector(self.backbone(x))
+        return z.detach(), self.predictor(z)
+
+
+class Side:
     """The tasks; see `peers_.worker`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__(settings | {"plain": True})
+        torch.set_num_threads(settings.get("threads", 1))
+        torch.manual_seed(settings.get("seed", 0))
+        self.settings, self.device = settings, settings.get("device", "cpu")
 
-    def start(self, epochs: float = 200) -> dict[str, Any]:
-        super().start(epochs)
-        rng, specs = np.random.default_rng(0), self.trainer.specs
-
-        def one_by_one(images: Tensor, _: torch.Generator) -> list[Tensor]:
-            pillow = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
-            return [torch.stack([pillow_view(i, spec, rng) for i in pillow]).to(images.device) for spec in specs]
-
-        self.trainer.make_views = one_by_one  # type: ignore[method-assign]
+    def start(self) -> dict[str, Any]:
+        """Build everything and do one step, which no figure counts."""
+        s, rng = self.settings, np.random.default_rng(0)
+        spec = get_policy("simsiam", 32)[0]
+        pictures = plain.Pictures(s["data"])
+        pictures.transform = lambda image: [pillow_view(image, spec, rng) for _ in range(2)]
+        self.loader = torch.utils.data.DataLoader(pictures, batch_size=s["batch"], shuffle=True, drop_last=True)
+        self.model = SimSiam(plain.backbone(s)).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=plain.rate(s), momentum=plain.MOMENTUM, weight_decay=plain.DECAY
+        )
+        self._steps(1)
         return {}
+
+    def end(self, steps: int) -> dict[str, float]:
+        taken = warm(self._steps, steps, self.device)
+        return taken | {"images": steps * self.settings["batch"], "peak_mb": peak_mb(self.device)}
+
+    def _steps(self, steps: int) -> None:
+        for _, ((x0, x1), _) in zip(range(steps), self.loader, strict=False):
+            (z0, p0), (z1, p1) = (self.model(x.to(self.device)) for x in (x0, x1))
+            loss = -0.5 * (F.cosine_similarity(p1, z0).mean() + F.cosine_similarity(p0, z1).mean())
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
+from throughput import pillow_view
 from torch import Tensor
 from torch.nn import functional as F
 
 from peers_ import plain
-from peers_.clock import peak_mb, timed
+from peers_.clock import peak_mb, timed, warm
 from siamscope import methods
 from siamscope.data import DataConfig, Loader, open_dataset
 from siamscope.evaluation import knn, linear_probe
@@ -67,9 +69,21 @@ class Side:
         order, source = build_order(recipe, dataset, self.trainer.steps)
         self.loader = Loader(source, order, device=world.device)
         self.done = 0
-        self.end(1)
+        if self.settings.get("pillow"):
+            self._through_pillow()
+        self._steps(1)
         about = {"precision": precision.name, "channels_last": precision.channels_last, "probe_seconds": timings}
         return about | {"compile": choice.reason, "compile_seconds": choice.seconds}
+
+    def _through_pillow(self) -> None:
+        """Views one at a time, as in `of_pil`, with the rest as it is."""
+        rng, specs = np.random.default_rng(0), self.trainer.specs
+
+        def one_by_one(images: Tensor, _: torch.Generator) -> list[Tensor]:
+            pillow = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
+            return [torch.stack([pillow_view(i, spec, rng) for i in pillow]).to(images.device) for spec in specs]
+
+        self.trainer.make_views = one_by_one  # type: ignore[method-assign]
 
     def draw(self, out: str) -> dict[str, float]:
         """The first weights of the backbone to `out`; how far the plain network's features are from siamscope's."""
@@ -89,30 +103,30 @@ class Side:
         trainer, rounds = self.trainer, max(1, count // 256)
         kept = [torch.empty(images.shape, device=images.device) for _ in trainer.specs]
 
-        def make() -> None:
+        def make(rounds: int) -> None:
             for number in range(rounds):
                 generator = seeded(0, number, 0)
                 make_views(
                     images, trainer.specs, generator, colour=colour, mean=trainer.mean, std=trainer.std, out=kept
                 )
 
-        return timed(make, self.device)[0] | {"images": rounds * 256}
+        return warm(make, rounds, self.device) | {"images": rounds * 256}
 
     def step(self, steps: int) -> dict[str, float]:
         trainer, images = self.trainer, self.loader.batch(0)[0]
         batch = trainer.make_views(images, torch.Generator().manual_seed(0))
         trainer.make_views = lambda *_: batch  # type: ignore[method-assign]
 
-        def train() -> None:
+        def train(steps: int) -> None:
             for number in range(1, steps + 1):
                 trainer.step(number, images)
 
-        taken = timed(train, self.device)[0]
+        taken = warm(train, steps, self.device)
         del trainer.make_views
         return taken | {"images": steps * len(images)}
 
     def end(self, steps: int) -> dict[str, float]:
-        taken = timed(lambda: self._steps(steps), self.device)[0]
+        taken = warm(self._steps, steps, self.device)
         return taken | {"images": steps * self.settings["batch"], "peak_mb": peak_mb(self.device)}
 
     def _steps(self, steps: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from peers_ import plain
-from peers_.clock import now, peak_mb, timed
+from peers_.clock import now, peak_mb, timed, warm
 
 plain.define_vision_operators()
 
@@ -104,11 +104,11 @@ class Side:
         return span.times[1] - span.times[0]
 
     def views(self, count: int) -> dict[str, float]:
-        def make() -> None:
+        def make(count: int) -> None:
             for index in range(count):
                 self.dataset[index % len(self.dataset)]
 
-        return timed(make, self.device)[0] | {"images": count}
+        return warm(make, count, self.device) | {"images": count}
 
     def step(self, steps: int) -> dict[str, float]:
         return {"seconds": self._fit(self.module, [self.fixed], steps + 1), "images": steps * self.settings["batch"]}

@@ -19,6 +19,11 @@ K, TEMPERATURE = 200, 0.1
 PROBE_TOLERANCES = (1e-4, 1e-5)
 """scikit-learn's: its default, with which it stops early here, and one with which it converges."""
 LIBRARIES = ("siamscope", "lightly", "spt")
+HOW = {
+    "": {}, "compiled": {"compile": "on"}, "float32": {"plain": True},
+    "float32, views by Pillow": {"plain": True, "pillow": True},
+}  # fmt: skip
+"""siamscope's settings by what stands behind its name."""
 
 
 @dataclass
@@ -116,7 +121,7 @@ def started(bench: Bench, stack: ExitStack, settings: dict[str, Any], extra: tup
     names = [*LIBRARIES, *own, "siamscope float32", *extra]
     for name in names:
         module, _, how = name.partition(" ")
-        more = {"": {}, "compiled": {"compile": "on"}, "float32": {"plain": True}}[how]
+        more = HOW[how]
         workers[name] = stack.enter_context(bench.worker(module, **settings, **more))
         about = workers[name]("start")
         if about:
@@ -148,9 +153,10 @@ def step(bench: Bench) -> dict[str, Any]:
 
 
 def end(bench: Bench) -> dict[str, Any]:
-    """ResNet-18, batch 64; ResNet-8, batch 256, beside a loop through Pillow as well."""
+    """ResNet-18, batch 64; ResNet-8, batch 256, beside the usual loop and siamscope with the usual views."""
     out: dict[str, Any] = {"chosen": {}}
-    for backbone, batch, steps, extra in (("resnet18", 64, 2, ()), ("resnet8", 256, 4, ("pil",))):
+    usual = ("pil", "siamscope float32, views by Pillow")
+    for backbone, batch, steps, extra in (("resnet18", 64, 2, ()), ("resnet8", 256, 4, usual)):
         with ExitStack() as stack:
             size = batch // 8 if bench.quick else batch
             made = started(bench, stack, bench.settings(backbone, size), extra)

@@ -8,7 +8,7 @@ from typing import Any
 from peers_.parts import LIBRARIES, ratio
 
 Found = dict[str, Any]
-NAMES = {"siamscope": "siamscope", "lightly": "lightly", "spt": "stable-pretraining", "pil": "the loop through Pillow"}
+NAMES = {"siamscope": "siamscope", "lightly": "lightly", "spt": "stable-pretraining", "pil": "the Pillow loop"}
 
 
 def best(found: Found) -> str:

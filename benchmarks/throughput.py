@@ -4,7 +4,7 @@
 
 Every figure is images / second / core: images divided by the processor time of one thread, best of several rounds that
 are interleaved, so that a change of the machine's speed hits all alike. The usual kind: one image at a time through
-Pillow, float32, channels first. Both loops have the same network, batch, views and optimiser. `compiled` is the best
+Pillow, float32, channels first. Both loops have the same network, batch, views and optimiser, siamscope's. `compiled` is the best
 format with the branches compiled, as `siamscope train` does when the run is long enough (seconds of compiling beside
 it). `conv` is a 3x3 convolution on short rows, forward and backward, as torch does it and in a strip.
 """
@@ -64,7 +64,7 @@ def pillow_view(image: Image.Image, spec: views.ViewSpec, rng: np.random.Generat
 
 
 def trainer(backbone: str, width: float, batch: int, colour: str, precision: Precision):
-    """A SimSiam trainer with 2048-wide heads."""
+    """A SimSiam trainer with the heads of the recipe for small images (512, 256)."""
     base = recipes.for_method("simsiam")
     recipe = dataclasses.replace(
         base,

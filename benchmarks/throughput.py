@@ -4,9 +4,9 @@
 
 Every figure is images / second / core: images divided by the processor time of one thread, best of several rounds that
 are interleaved, so that a change of the machine's speed hits all alike. The usual kind: one image at a time through
-Pillow, float32, channels first. Both loops have the same network, batch, views and optimiser, siamscope's. `compiled` is the best
-format with the branches compiled, as `siamscope train` does when the run is long enough (seconds of compiling beside
-it). `conv` is a 3x3 convolution on short rows, forward and backward, as torch does it and in a strip.
+Pillow, float32, channels first. Both loops have siamscope's network, views and optimiser and the same batch. `compiled`
+is the best format with the branches compiled, as `siamscope train` does when the run is long enough (seconds of
+compiling beside it). `conv` is a 3x3 convolution on short rows, forward and backward, as torch does it and in a strip.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def scatter(
     scale = inner / float(span[0])
     if span[1] * scale > 380:
         scale = 380 / float(span[1])
-    plot_height = float(np.clip(span[1] * scale, 130, 380))
+    plot_height = float(np.clip(span[1] * scale, max(130, 6.5 * len(y_label)), 380))  # a letter is about 6 wide
     height = plot_height + top + bottom
     px = left + inner / 2 + (points[:, 0] - centre[0]) * scale
     py = top + plot_height / 2 - (points[:, 1] - centre[1]) * scale

@@ -10,18 +10,15 @@ from torch import Tensor, nn
 from siamscope.networks.backbone import Backbone, BackboneSpec
 from siamscope.networks.catalogue import Architecture, check_stem, scale_channels
 from siamscope.networks.errors import NetworkError
+from siamscope.networks.pointwise import Conv1x1
 from siamscope.networks.strip_conv import Conv3x3
-
-
-def _conv1x1(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(cin, cout, 1, stride=stride, bias=False)
 
 
 def _shortcut(cin: int, cout: int, stride: int) -> nn.Sequential | None:
     """Projection where the shape changes, None (identity) elsewhere."""
     if stride == 1 and cin == cout:
         return None
-    return nn.Sequential(_conv1x1(cin, cout, stride), nn.BatchNorm2d(cout))
+    return nn.Sequential(Conv1x1(cin, cout, stride), nn.BatchNorm2d(cout))
 
 
 class BasicBlock(nn.Module):
@@ -57,11 +54,11 @@ class Bottleneck(nn.Module):
     def __init__(self, cin: int, channels: int, stride: int) -> None:
         super().__init__()
         cout = channels * self.expansion
-        self.conv1 = _conv1x1(cin, channels)
+        self.conv1 = Conv1x1(cin, channels)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = Conv3x3(channels, channels, stride)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = _conv1x1(channels, cout)
+        self.conv3 = Conv1x1(channels, cout)
         self.bn3 = nn.BatchNorm2d(cout)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(cin, cout, stride)
@@ -144,7 +141,7 @@ class ResNet(Backbone):
 
 def _to_features(cin: int, features: int) -> nn.Sequential:
     """(B, cin, h, w) -> (B, features, h, w), not negative as the output of a residual block."""
-    return nn.Sequential(_conv1x1(cin, features), nn.BatchNorm2d(features), nn.ReLU(inplace=True))
+    return nn.Sequential(Conv1x1(cin, features), nn.BatchNorm2d(features), nn.ReLU(inplace=True))
 
 
 def _stem(stem: str, cin: int, cout: int) -> tuple[nn.Conv2d, nn.Module]:

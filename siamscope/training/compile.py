@@ -23,7 +23,7 @@ from siamscope.training.siamese import TARGET_VIEWS, Branch
 from siamscope.training.step import Trainer
 
 SECONDS = 30.0
-"""What compiling one size of view is expected to cost before it has been tried."""
+"""What compiling one graph, of a size of view, is expected to cost before it has been tried."""
 SHARE = 0.2
 """Share of the passes' time that it is expected to save."""
 MARGIN = 2.0
@@ -64,7 +64,7 @@ def choose(setting: str, trainer: Trainer, left: int, passes: Callable[[], float
     if setting == "on":
         return _tried(trainer, passes)
     eager = _best(passes)
-    cost = SECONDS * len({spec.size for spec in trainer.specs})
+    cost = SECONDS * _graphs(trainer)
     saving = SHARE * eager * left
     if saving < MARGIN * cost:
         said = f"{1000 * SHARE * eager:.1f} ms a step saved x {left:,} steps = {saving:.0f} s"
@@ -135,10 +135,11 @@ def timed(trainer: Trainer) -> Callable[[], float]:
         start = time.perf_counter()
         with trainer.precision.autocast(device):
             out = [model.online(view) for view in views]
-            if isinstance(model.target, Branch):
+            target = _without_gradient(trainer)
+            if target is not None:
                 with torch.no_grad():
                     for view in views[:TARGET_VIEWS]:
-                        model.target(view)
+                        target(view)
         torch.autograd.backward(torch.stack([z.float().square().mean() for z in out]).sum())
         _wait(device)
         seconds = time.perf_counter() - start
@@ -152,10 +153,28 @@ def timed(trainer: Trainer) -> Callable[[], float]:
     return passes
 
 
+def _without_gradient(trainer: Trainer) -> Branch | None:
+    """The branch that sees whole views without gradients: the momentum target, or with CutMix the online branch."""
+    model = trainer.model
+    if isinstance(model.target, Branch):
+        return model.target
+    mixed = trainer.recipe.views.cutmix > 0
+    return model.online if mixed and model.teacher is None and model.row.target == "detached" else None
+
+
+def _graphs(trainer: Trainer) -> int:
+    """How many graphs are compiled: one for each size of view, and one more where it goes without gradients too."""
+    sizes = len({spec.size for spec in trainer.specs})
+    whole = len({spec.size for spec in trainer.specs[:TARGET_VIEWS]})
+    return sizes + (whole if _without_gradient(trainer) is not None else 0)
+
+
 def _obstacle(trainer: Trainer) -> str:
     """What keeps the step from being compiled at all; empty if nothing does."""
     if trainer.world.size > 1:
         return "several processes share their batch norms"
+    if trainer.model.looks_inside:
+        return "the regulariser is of what the projector's last norm is given"
     if trainer.world.device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "triton is not installed"
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]

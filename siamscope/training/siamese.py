@@ -106,10 +106,16 @@ class Siamese(nn.Module):
             loss = self._loss(online, target, mix)
             return loss if self.regulariser is None else loss + self._regularised([full(x) for x in raw])
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether the regulariser is of what the projector's last norm is given, not of the embeddings."""
+        head = self.row.projector
+        before = self.regulariser is not None and self.regulariser.before_norm
+        return before and bool(head.layers) and head.last_norm != "none"
+
     def _embedded(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Embeddings, and what the regulariser is of: these, or what the projector's last norm is given."""
-        head = self.row.projector
-        if self.regulariser is None or not self.regulariser.before_norm or not head.layers or head.last_norm == "none":
+        if not self.looks_inside:
             z = [self.online(view) for view in views]
             return z, z
         both = [self.online.in_two(view) for view in views]

@@ -106,6 +106,46 @@ def test_a_trial_leaves_no_trace(small, plain_compiler):
     assert steps(True) == steps(False)
 
 
+MIXED = {"views": {"cutmix": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "graphs"),
+    [("simsiam", {}, 1), ("byol", {}, 2), ("simsiam", MIXED, 2), ("simclr", MIXED, 1), ("byol", MIXED, 2)],
+)
+def test_a_trial_compiles_every_graph_of_a_step_and_no_other(small, monkeypatch, method, sections, graphs):
+    """Otherwise a step would compile in the middle of the run. A graph: a branch, with or without gradients."""
+    calls = set()
+
+    def counting(function, **_):
+        def call(images):
+            calls.add((function, torch.is_grad_enabled(), images.shape))
+            return function(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", counting)
+    monkeypatch.setattr(compiling, "_obstacle", lambda _: "")
+    state = trainer(small(method, **sections))
+    assert compiling.choose("on", state, 10).compiled
+    tried = set(calls)
+    assert len(tried) == graphs
+    calls.clear()
+    state.step(1, images())
+    assert calls == tried
+    short = compiling.choose("auto", state, 200, clock(1.0))
+    assert f"less than 2 x the {30 * graphs} s" in short.reason
+
+
+def test_a_branch_that_is_passed_in_two_is_not_compiled(small):
+    """Its parts would run eagerly: a compiled branch would save nothing, and the log would say that it did."""
+    recipe = small()
+    state = trainer(replace(recipe, method=replace(recipe.method, regulariser="variance")))
+    found = compiling.choose("on", state, 10, clock(1.0))
+    assert not found.compiled and "the projector's last norm" in found.reason
+    assert not trainer(recipe).model.looks_inside
+
+
 def test_compiled_steps_are_the_same_steps(small):
     """Really compiled: losses and running statistics near those of the eager step, and not its very bits by luck."""
     recipe = small("byol", network={"backbone": "mlp"})  # of fewer operations: it compiles in seconds

@@ -140,6 +140,19 @@ def test_one_process_says_nothing():
     assert traffic.exchanges(traffic.network(methods.get("simclr"), "resnet18"), 1, 32) == []
 
 
+def test_a_batch_in_parts_sends_gradients_once(found):
+    """The trainer's own steps: batch norm speaks in every part, the gradients in the last one alone."""
+    whole = Counter(source for source, _, _ in found["2"]["parts"]["1"])
+    assert whole["gradients"] > 0 and whole["sync_bn"] > 0
+    for parts in (2, 4):
+        calls = found["2"]["parts"][str(parts)]
+        assert Counter(source for source, _, _ in calls) == {
+            "gradients": whole["gradients"], "sync_bn": parts * whole["sync_bn"]
+        }  # fmt: skip
+        before_last = [source for source, _, _ in calls[: (parts - 1) * whole["sync_bn"]]]
+        assert "gradients" not in before_last
+
+
 def test_accumulation_sends_gradients_once():
     net = traffic.network(methods.get("simclr"), "resnet18")
     whole = traffic.total(traffic.exchanges(net, 4, 64), 4)

@@ -5,6 +5,7 @@ Usage: traffic_world.py RANK OUT. Four processes, then the first two of them alo
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,9 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from worlds import rows
 
 from siamscope import networks
+from siamscope.recipe import Recipe
 from siamscope.training import distributed, traffic
+from siamscope.training.build import Normalisation, build_trainer
 from siamscope.training.build import distributed as parallel
 from siamscope.training.distributed import World
+from siamscope.training.precision import Precision
 from siamscope.training.siamese import Siamese
 
 BATCH = 16
@@ -93,6 +97,23 @@ def counted(row, world: int, local: int) -> list[list]:
     return [[names.get(e.purpose, "distributed"), e.kind, e.size] for e in found for _ in range(e.times)]
 
 
+def accumulated(world: World, parts: int) -> list[list]:
+    """The calls of a step of the trainer, whose batch comes in parts."""
+    base = Recipe(method=rows()["simsiam"])
+    recipe = replace(
+        base,
+        data=replace(base.data, size=16),
+        network=replace(base.network, width=0.25),
+        train=replace(base.train, batch_size=BATCH, accumulate=parts, device="cpu"),
+    )
+    trainer = build_trainer(recipe, 3, 1, Normalisation((0.5,) * 3, (0.25,) * 3), world, Precision())
+    assert isinstance(trainer.wrapped, DistributedDataParallel)
+    trainer.wrapped.register_comm_hook(None, gradients)
+    CALLS.clear()
+    trainer.step(1, torch.randint(0, 256, (BATCH // world.size, 3, 16, 16), dtype=torch.uint8))
+    return list(CALLS)
+
+
 def two_ways(world: World) -> float:
     """The largest difference between the two gradients of a gather."""
     gradient = torch.randn(4 * world.size, 3, generator=torch.Generator().manual_seed(world.rank))
@@ -111,7 +132,8 @@ def main(rank: int, out: Path) -> None:
             apart = two_ways(world)
             calls = {name: one(row, world, CROPS[size]) for name, row in cases(size).items()}
             deep = one(rows()["simsiam"], world, 0, deep=True) if size == 2 else []
-            found[size] = {"calls": calls, "deep": deep, "apart": apart}
+            parts = {parts: accumulated(world, parts) for parts in (1, 2, 4)} if size == 2 else {}
+            found[size] = {"calls": calls, "deep": deep, "apart": apart, "parts": parts}
             dist.barrier()
             dist.destroy_process_group()
     if rank == 0:

@@ -126,6 +126,11 @@ def build_trainer(
     model = build_model(recipe, channels, world)
     if model.teacher is not None:
         model.teacher.sees(norm.mean, norm.std)
+    alone = world.size * share // config.accumulate == 1
+    if alone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise RecipeError(
+            f"train.accumulate ({config.accumulate}) leaves 1 image a part, and batch norm needs at least 2"
+        )
     if precision.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:

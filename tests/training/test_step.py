@@ -43,6 +43,13 @@ def test_accumulation_must_divide_a_process_share(small):
         build_trainer(small(train={"accumulate": 32}), 3, 3, NORM, World(size=2), Precision())
 
 
+def test_a_part_of_one_image_is_refused_where_batch_norm_needs_two(small):
+    with pytest.raises(RecipeError, match="1 image a part"):
+        trainer(small(train={"accumulate": 32}))
+    state = trainer(small(train={"accumulate": 16}))
+    assert torch.isfinite(state.step(1, images()))
+
+
 def test_clipping_bounds_the_norm(small):
     free, clipped = trainer(small()), trainer(small(optim={"clip_norm": 1e-3}))
     for state in (free, clipped):

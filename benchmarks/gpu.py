@@ -13,11 +13,13 @@ lightly  the same network, batch and views by lightly's own parts (float32, its 
          are cores), if lightly can be imported.
 recipe   lightly's SimSiam recipe of 200 epochs (batch 512, SGD 0.9, rate 0.06 unscaled, decay 5e-4, cosine to 0) with
          k-NN (k = 200, temperature 0.1, test on all training images) every `--every` epochs and of the last epoch, and
-         the seconds of training until 80, 85 and 90 % (evaluation not counted, compiling counted). If 200 epochs do not
-         fit into what is left of `--minutes`, so many are run as do, with their own cosine, and the answer says so.
+         the seconds of training until 80, 85 and 90 % (evaluation not counted, compiling counted). A k-NN and a few
+         steps are timed first, undone, and not counted. If the epochs do not fit into what is left of `--minutes`, so
+         many are run as do, with their own cosine, and the answer says so (`shortened`). If the time runs out all the
+         same, the run breaks off after an epoch, in the middle of its cosine, and the answer says that (`broken_off`).
 
-`--record FILE` appends the recipe's times to a table that later work can beat. A trial without a GPU: `--device cpu
---source shapes --backbone resnet8 --batch 64 --steps 2 --epochs 1`.
+`--record FILE` appends the recipe's times, with both of these, to a table that later work can beat. A trial without a
+GPU: `shapes --device cpu --backbone resnet8 --batch 64 --steps 2 --epochs 1`.
 """
 
 from __future__ import annotations
@@ -68,6 +70,9 @@ class Bench:
             raise SystemExit(f"{args.source}: the k-NN needs labels and a test split")
         self.labels, self.test_labels = (torch.from_numpy(s.labels) for s in (self.data.train, self.data.test))
         self.test = self._all(self.data.test).to(self.device)
+        self.per_epoch = len(self.images) // args.batch
+        if not self.per_epoch:
+            raise SystemExit(f"--batch {args.batch}: there are only {len(self.images)} training images")
 
     @staticmethod
     def _all(source: Any) -> Tensor:
@@ -104,9 +109,8 @@ class Bench:
         )
 
     def trainer(self, recipe: Recipe) -> Trainer:
-        per_epoch = max(len(self.images) // self.args.batch, 1)
         precision = Precision(bf16=True, channels_last=True)
-        return build_trainer(recipe, 3, per_epoch, self.norm, World(device=self.device), precision)
+        return build_trainer(recipe, 3, self.per_epoch, self.norm, World(device=self.device), precision)
 
 
 def limit(bench: Bench) -> Row:
@@ -162,7 +166,8 @@ def _speed(bench: Bench, method: str, colour: Any, compiled: str, tflops: float 
 
 
 def lightly(bench: Bench) -> Row:
-    """Images a second of a loop as lightly's documentation writes it, over one pass of at most 20,000 images."""
+    """Images a second of a loop as lightly's documentation writes it, on at most 20,000 images. As many first steps
+    as the workers are batches ahead are not counted: what was made before the clock started would be."""
     if not importlib.util.find_spec("lightly"):
         return {"missing": "lightly is not installed here"}
     from lightly.loss import NegativeCosineSimilarity
@@ -180,25 +185,28 @@ def lightly(bench: Bench) -> Row:
         def __getitem__(self, index: int) -> Any:
             return transform(pictures[index])
 
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    first, data = 2 * workers + 3, Views()  # a worker is two batches ahead
+    drawn = torch.utils.data.RandomSampler(data, num_samples=(first + bench.args.steps) * bench.args.batch)
     loader = torch.utils.data.DataLoader(
-        Views(), batch_size=bench.args.batch, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1
+        data, batch_size=bench.args.batch, sampler=drawn, num_workers=workers, pin_memory=bench.device.type == "cuda"
     )
     backbone = networks.create(bench.args.backbone).to(bench.device)
     projector = SimSiamProjectionHead(backbone.feature_dim, 2048, 2048).to(bench.device)
     predictor = SimSiamPredictionHead(2048, 512, 2048).to(bench.device)
     parts = [backbone, projector, predictor]
     optimizer = torch.optim.SGD([p for m in parts for p in m.parameters()], lr=0.06, momentum=0.9, weight_decay=5e-4)
-    criterion, done, start = NegativeCosineSimilarity(), 0, 0.0
-    for number, (x0, x1) in enumerate(loader):
+    criterion, start = NegativeCosineSimilarity(), 0.0
+    for number, (x0, x1) in enumerate(loader, 1):
         z0, z1 = (projector(backbone(x.to(bench.device))) for x in (x0, x1))
         loss = 0.5 * (criterion(predictor(z0), z1.detach()) + criterion(predictor(z1), z0.detach()))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if number == 2:  # the workers have started and the kernels are chosen
-            done, start = 0, bench.wait()
-        done += len(x0)
-    return {"images_per_second": round((done - bench.args.batch) / (bench.wait() - start))}
+        if number == first:
+            start = bench.wait()
+    images = bench.args.steps * bench.args.batch
+    return {"images_per_second": round(images / (bench.wait() - start)), "workers": workers}
 
 
 def test_knn(bench: Bench, state: Trainer) -> float:
@@ -219,19 +227,35 @@ def test_knn(bench: Bench, state: Trainer) -> float:
     return found.accuracy[k]
 
 
-def recipe(bench: Bench, rate: float | None) -> Row:
+def epochs_that_fit(bench: Bench, state: Trainer) -> tuple[int, float]:
+    """How many of the epochs that are asked for fit into the time that is left, and the seconds of one with its share
+    of the k-NN: by a k-NN and a few steps on the clock, after which the weights are as they were."""
+    weights = {name: value.clone() for name, value in state.model.state_dict().items()}
+    start = bench.wait()
+    test_knn(bench, state)
+    judging, batch, numbers = bench.wait() - start, bench.images[: bench.args.batch], iter(range(1, 1_000))
+    step = bench.seconds(lambda: state.step(next(numbers), batch), min(bench.args.steps, 20))
+    state.model.load_state_dict(weights)
+    state.optimizer.state.clear()
+    epoch = bench.per_epoch * step + judging / bench.args.every
+    fit = int((0.97 * bench.left() - 10 - judging) / epoch)  # the last epoch is judged whatever `--every` is
+    return max(1, min(bench.args.epochs, fit)), epoch
+
+
+def recipe(bench: Bench) -> Row:
     """Train; seconds of training, k-NN along the way and at the end, and seconds to each mark."""
-    args, per_epoch = bench.args, len(bench.images) // bench.args.batch
-    epochs = args.epochs
-    if rate:  # a tenth and 20 s for k-NN and for compiling
-        epochs = max(1, min(epochs, int((0.9 * bench.left() - 20) * rate / (per_epoch * args.batch))))
-    base = bench.recipe("simsiam", epochs=float(epochs))
+    args, per_epoch = bench.args, bench.per_epoch
+    base = bench.recipe("simsiam", epochs=float(args.epochs))
     row = dataclasses.replace(base.method, projector=dataclasses.replace(base.method.projector, last_norm="batch"))
     optim = dataclasses.replace(base.optim, lr=0.06, lr_scaling=False, constant_predictor_lr=False)
     state = bench.trainer(dataclasses.replace(base, method=row, optim=optim))
+    epochs, seconds = epochs_that_fit(bench, state)
     start = bench.wait()
-    choice = compiling.choose(args.compile, state, state.steps)
+    choice = compiling.choose(args.compile, state, epochs * per_epoch)
     spent, curve, number = bench.wait() - start, [], 0
+    if args.compile != "off":  # what compiling saves and costs is known by now
+        epochs, seconds = epochs_that_fit(bench, state)
+    state.steps = epochs * per_epoch  # the length of the cosine
     for epoch in range(1, epochs + 1):
         start = bench.wait()
         order = torch.randperm(len(bench.images), generator=torch.Generator().manual_seed(epoch)).to(bench.device)
@@ -239,17 +263,20 @@ def recipe(bench: Bench, rate: float | None) -> Row:
             number += 1
             state.step(number, bench.images[rows])
         spent += bench.wait() - start
-        late = bench.left() < 5
+        late = epoch < epochs and bench.left() < 5 + seconds
         if epoch % args.every == 0 or epoch == epochs or late:
             curve.append({"epoch": epoch, "seconds": round(spent, 2), "knn": round(test_knn(bench, state), 4)})
             print(curve[-1], flush=True)
         if late:
             break
     reached = {f"{mark:.0%}": next((p["seconds"] for p in curve if p["knn"] >= mark), None) for mark in MARKS}
+    done = curve[-1]["epoch"]
     return {
-        "method": "simsiam", "epochs": curve[-1]["epoch"], "epochs_of_the_recipe": 200, "cut_short": epochs < 200,
+        "method": "simsiam", "backbone": args.backbone, "images": len(bench.images), "batch": args.batch,
+        "epochs": done, "epochs_of_the_cosine": epochs, "epochs_asked": args.epochs, "epochs_of_the_recipe": 200,
+        "shortened": epochs < args.epochs, "broken_off": done < epochs,
         "train_seconds": curve[-1]["seconds"], "knn_of_the_last_epoch": curve[-1]["knn"], "compile": choice.reason,
-        "seconds_of_200_epochs": round(200 * curve[-1]["seconds"] / curve[-1]["epoch"], 1),
+        "seconds_of_200_epochs": round(200 * curve[-1]["seconds"] / done, 1),
         "seconds_to": reached, "curve": curve,
     }  # fmt: skip
 
@@ -257,7 +284,10 @@ def recipe(bench: Bench, rate: float | None) -> Row:
 def keep_record(path: Path, row: Row, about: Row) -> None:
     """Append a line to the record table (JSON, a list)."""
     table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    names = ("method", "epochs", "train_seconds", "knn_of_the_last_epoch", "seconds_to")
+    names = (
+        "method", "backbone", "images", "batch", "epochs", "epochs_of_the_cosine", "epochs_asked", "shortened",
+        "broken_off", "train_seconds", "knn_of_the_last_epoch", "compile", "seconds_to",
+    )  # fmt: skip
     machine_names = ("gpu", "cpu", "torch", "siamscope", "date")
     table.append({n: row[n] for n in names} | {n: about[n] for n in machine_names if n in about})
     path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
@@ -266,7 +296,7 @@ def keep_record(path: Path, row: Row, about: Row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default="shapes", help="folder or array file of CIFAR-10, or shapes")
-    parser.add_argument("--minutes", type=float, default=9.0, help="end by then, whatever is done")
+    parser.add_argument("--minutes", type=float, default=9.0, help="end by then, after an epoch at least")
     parser.add_argument("--parts", default="limit,speed,lightly,recipe")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
     parser.add_argument("--record", type=Path, help="append the recipe's times to this table")
@@ -298,7 +328,7 @@ def main() -> None:
         if rates and "images_per_second" in found:
             keep("ratio_to_lightly", round(max(rates) / found["images_per_second"], 2))
     if "recipe" in parts:
-        found = keep("recipe", recipe(bench, max(rates) if rates else None))
+        found = keep("recipe", recipe(bench))
         if args.record:
             keep_record(args.record, found, about)
     print(json.dumps({name: value for name, value in results.items() if name != "machine"}, indent=1))

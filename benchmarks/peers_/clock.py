@@ -32,10 +32,10 @@ def timed(action: Callable[[], Any], device: str) -> tuple[dict[str, float], Any
     return {"seconds": now(device) - start, "wall": time.perf_counter() - wall}, result
 
 
-def warm(work: Callable[[int], Any], count: int, device: str) -> dict[str, float]:
-    """What `work(count)` takes after `work(1)`, which is not counted: a process that waited while the others had their
-    turn starts a fifth slower, and the faster one would pay most."""
-    work(1)
+def warm(work: Callable[[int], Any], count: int, device: str, before: int = 1) -> dict[str, float]:
+    """What `work(count)` takes after `work(before)`, which is not counted: a process that waited while the others had
+    their turn starts a fifth slower, and the faster one would pay most."""
+    work(before)
     return timed(lambda: work(count), device)[0]
 
 

@@ -68,6 +68,15 @@ def installed(python: Path) -> dict[str, str]:
     return {name: version for name, version in sorted(found.items()) if name not in BASE}
 
 
+def gpu(python: Path) -> str:
+    """The name of the GPU. Ends the program if an environment's torch sees none."""
+    code = "import torch; print(torch.cuda.get_device_name())"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"torch sees no GPU: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    return done.stdout.strip()
+
+
 def weight(python: Path) -> dict[str, Any]:
     """Number and names of the packages beside torch and what torch itself needs."""
     alone = json.loads((python.parents[1] / "torch.json").read_text())

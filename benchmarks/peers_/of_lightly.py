@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -55,19 +57,19 @@ class Side:
         normalize = {"mean": s["mean"], "std": s["std"]}
         transform = SimSiamTransform(input_size=32, gaussian_blur=0.0, normalize=normalize)
         self.dataset = LightlyDataset.from_torch_dataset(plain.Pictures(s["data"]), transform=transform)
-        self.loader = torch.utils.data.DataLoader(
-            self.dataset, batch_size=s["batch"], shuffle=True, drop_last=True, num_workers=s.get("workers", 0)
-        )
         self.model = SimSiam(plain.backbone(s)).to(self.device)
         self.criterion = NegativeCosineSimilarity()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=plain.rate(s), momentum=plain.MOMENTUM, weight_decay=plain.DECAY
         )
-        self.fixed = next(iter(self.loader))[0]
+        self.fixed = next(iter(plain.batches(self.dataset, s | {"workers": 0})))[0]
         self._update(*(view.to(self.device) for view in self.fixed))
         return {}
 
     def views(self, count: int) -> dict[str, float]:
+        if self.device != "cpu":
+            return plain.views(self.dataset, self.settings, count, lambda batch: batch[0])
+
         def make(count: int) -> None:
             for index in range(count):
                 self.dataset[index % len(self.dataset)]
@@ -84,23 +86,18 @@ class Side:
         return warm(train, steps, self.device) | {"images": steps * len(x0)}
 
     def end(self, steps: int) -> dict[str, float]:
-        taken = warm(self._epochs, steps, self.device)
+        batches = iter(plain.batches(self.dataset, self.settings, plain.ENDLESS))  # its workers end with this turn
+        taken = warm(lambda n: self._loop(islice(batches, n)), steps, self.device, plain.ahead(self.settings))
         return taken | {"images": steps * self.settings["batch"], "peak_mb": peak_mb(self.device)}
 
-    def _epochs(self, steps: int, schedule: Any = None) -> None:
-        """`steps` steps of the example's loop."""
-        assert self.model is not None
-        done = 0
-        while done < steps:
-            total_loss: Tensor | float = 0.0
-            for batch in self.loader:
-                x0, x1 = batch[0]
-                total_loss = total_loss + self._update(x0.to(self.device), x1.to(self.device))
-                if schedule is not None:
-                    schedule.step()
-                done += 1
-                if done == steps:
-                    break
+    def _loop(self, batches: Iterable[Any], schedule: Any = None) -> None:
+        """The inner loop of the example."""
+        total_loss: Tensor | float = 0.0
+        for batch in batches:
+            x0, x1 = batch[0]
+            total_loss = total_loss + self._update(x0.to(self.device), x1.to(self.device))
+            if schedule is not None:
+                schedule.step()
 
     def _update(self, x0: Tensor, x1: Tensor) -> Tensor:
         assert self.model is not None
@@ -117,10 +114,11 @@ class Side:
         """From the first weights on for so many epochs with a cosine; features to `out`."""
         assert self.model is not None
         torch.manual_seed(self.settings["seed"])
-        steps = epochs * len(self.loader)
+        loader = plain.batches(self.dataset, self.settings)
+        steps = epochs * len(loader)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
         self.model.train()
-        taken = timed(lambda: self._epochs(steps, schedule), self.device)[0]
+        taken = timed(lambda: [self._loop(loader, schedule) for _ in range(epochs)], self.device)[0]
         plain.save_features(self.model.backbone, self.settings, out)
         return taken | {"steps": steps}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -45,24 +47,28 @@ class Side:
 
     def start(self) -> dict[str, Any]:
         """Build everything and do one step, which no figure counts."""
-        s, rng = self.settings, np.random.default_rng(0)
+        s, self.rng = self.settings, np.random.default_rng(0)
         spec = get_policy("simsiam", 32)[0]
-        pictures = plain.Pictures(s["data"])
-        pictures.transform = lambda image: [pillow_view(image, spec, rng) for _ in range(2)]
-        self.loader = torch.utils.data.DataLoader(pictures, batch_size=s["batch"], shuffle=True, drop_last=True)
+        self.pictures = plain.Pictures(s["data"])
+        self.pictures.transform = lambda image: [pillow_view(image, spec, self.rng) for _ in range(2)]
         self.model = SimSiam(plain.backbone(s)).to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=plain.rate(s), momentum=plain.MOMENTUM, weight_decay=plain.DECAY
         )
-        self._steps(1)
+        self._loop(islice(plain.batches(self.pictures, s | {"workers": 0}), 1))
         return {}
 
+    def _begin(self, number: int) -> None:
+        """A loader worker draws its own views."""
+        self.rng = np.random.default_rng((self.settings["seed"], number))
+
     def end(self, steps: int) -> dict[str, float]:
-        taken = warm(self._steps, steps, self.device)
+        batches = iter(plain.batches(self.pictures, self.settings, plain.ENDLESS, self._begin))
+        taken = warm(lambda n: self._loop(islice(batches, n)), steps, self.device, plain.ahead(self.settings))
         return taken | {"images": steps * self.settings["batch"], "peak_mb": peak_mb(self.device)}
 
-    def _steps(self, steps: int) -> None:
-        for _, ((x0, x1), _) in zip(range(steps), self.loader, strict=False):
+    def _loop(self, batches: Iterable[Any]) -> None:
+        for (x0, x1), _ in batches:
             (z0, p0), (z1, p1) = (self.model(x.to(self.device)) for x in (x0, x1))
             loss = -0.5 * (F.cosine_similarity(p1, z0).mean() + F.cosine_similarity(p0, z1).mean())
             loss.backward()

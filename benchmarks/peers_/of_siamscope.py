@@ -73,7 +73,7 @@ class Side:
             self._through_pillow()
         self._steps(1)
         about = {"precision": precision.name, "channels_last": precision.channels_last, "probe_seconds": timings}
-        return about | {"compile": choice.reason, "compile_seconds": choice.seconds}
+        return about | {"compiled": choice.compiled, "compile": choice.reason, "compile_seconds": choice.seconds}
 
     def _through_pillow(self) -> None:
         """Views one at a time, as in `of_pil`, with the rest as it is."""

@@ -20,6 +20,7 @@ plain.define_vision_operators()
 
 import lightning.pytorch as pl  # noqa: E402
 import stable_pretraining as spt  # noqa: E402
+from lightning.fabric.utilities import move_data_to_device  # noqa: E402
 from stable_pretraining.callbacks import OnlineKNN  # noqa: E402
 from stable_pretraining.data import transforms  # noqa: E402
 from stable_pretraining.losses import BarlowTwinsLoss, NTXEntLoss, VICRegLoss  # noqa: E402
@@ -35,13 +36,17 @@ def simsiam(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
 
 class Span(pl.Callback):
-    """From the end of the first batch to the end of the last: what Lightning takes to start and stop is left out."""
+    """From the end of one batch (1-based) to the end of another: what Lightning takes to start and stop is left out,
+    and so are the batches that loader workers made ahead."""
 
-    def __init__(self, device: str) -> None:
-        self.device, self.times = device, [0.0, 0.0]
+    def __init__(self, device: str, first: int, last: int) -> None:
+        self.device, self.ends, self.done = device, (first, last), 0
+        self.times: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.times = [self.times[0] or now(self.device), now(self.device)]
+        self.done += 1
+        if self.done in self.ends:  # a GPU is waited for at these only
+            self.times.append(now(self.device))
 
 
 class Side:
@@ -67,11 +72,8 @@ class Side:
         self.dataset = spt.data.FromTorchDataset(
             plain.Pictures(s["data"]), names=["image", "label"], transform=self.transform
         )
-        self.loader = torch.utils.data.DataLoader(
-            self.dataset, batch_size=s["batch"], shuffle=True, drop_last=True, num_workers=s.get("workers", 0)
-        )
         self.backbone = plain.backbone(s)
-        self.fixed = next(iter(self.loader))
+        self.fixed = move_data_to_device(next(iter(plain.batches(self.dataset, s | {"workers": 0}))), self.device)
         self.module = self._module(1000)
         self._fit(self.module, [self.fixed], 1)
         return {}
@@ -87,9 +89,9 @@ class Side:
             },
         )  # fmt: skip
 
-    def _fit(self, module: Any, batches: Any, steps: int) -> float:
-        """Train by Lightning for `steps` steps; the seconds of all but the first."""
-        span = Span(self.device)
+    def _fit(self, module: Any, batches: Any, steps: int, before: int = 1) -> float:
+        """Train by Lightning for `steps` steps; the seconds of all but the `before` first."""
+        span = Span(self.device, before, steps)
         trainer = pl.Trainer(
             max_steps=steps, max_epochs=-1, accelerator="cpu" if self.device == "cpu" else "gpu", devices=1,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -101,9 +103,14 @@ class Side:
         trainer.fit(module, datamodule=spt.data.DataModule(train=loader))
         if trainer.global_step != steps:
             raise RuntimeError(f"Lightning did {trainer.global_step} steps of {steps}")
-        return span.times[1] - span.times[0]
+        return span.times[-1] - span.times[0]
 
     def views(self, count: int) -> dict[str, float]:
+        if self.device != "cpu":
+            return plain.views(
+                self.dataset, self.settings, count, lambda batch: [view["image"] for view in batch["views"]]
+            )
+
         def make(count: int) -> None:
             for index in range(count):
                 self.dataset[index % len(self.dataset)]
@@ -114,15 +121,18 @@ class Side:
         return {"seconds": self._fit(self.module, [self.fixed], steps + 1), "images": steps * self.settings["batch"]}
 
     def end(self, steps: int) -> dict[str, float]:
-        seconds = self._fit(self.module, self.loader, steps + 1)
+        before = plain.ahead(self.settings)
+        loader = plain.batches(self.dataset, self.settings, plain.ENDLESS)  # Lightning ends its workers with the fit
+        seconds = self._fit(self.module, loader, steps + before, before)
         images = steps * self.settings["batch"]
         return {"seconds": seconds, "images": images, "peak_mb": peak_mb(self.device)}
 
     def train(self, epochs: int, out: str) -> dict[str, float]:
         torch.manual_seed(self.settings["seed"])
-        steps = epochs * len(self.loader)
+        loader = plain.batches(self.dataset, self.settings)
+        steps = epochs * len(loader)
         module = self._module(steps)
-        taken = timed(lambda: self._fit(module, self.loader, steps), self.device)[0]
+        taken = timed(lambda: self._fit(module, loader, steps), self.device)[0]
         plain.save_features(module.backbone.to(self.device), self.settings, out)
         return taken | {"steps": steps}
 

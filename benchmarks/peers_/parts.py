@@ -34,6 +34,7 @@ class Bench:
     data: str
     device: str
     threads: int
+    workers: int
     seed: int
     quick: bool
     compiled: bool
@@ -46,8 +47,12 @@ class Bench:
     def worker(self, module: str, **settings: Any) -> Worker:
         """A worker; `data` and `pil` run in siamscope's environment."""
         name = module if module in environments.PACKAGES else "siamscope"
-        shared = {"device": self.device, "threads": self.threads, "seed": self.seed}
+        shared = {"device": self.device, "threads": self.threads, "workers": self.workers, "seed": self.seed}
         return Worker(self.python(name), module, shared | settings, self.work / f"{module}.log")
+
+    def amount(self, of_cpu: int) -> int:
+        """How many steps or images are timed: a GPU does too many a second for the numbers that do for a core."""
+        return of_cpu if self.device == "cpu" else of_cpu * (4 if self.quick else 50)
 
     @property
     def samples(self) -> int:
@@ -113,11 +118,11 @@ def ratio(found: dict[str, Any], ours: str, theirs: str) -> float:
 
 
 def started(bench: Bench, stack: ExitStack, settings: dict[str, Any], extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Workers by name, ready to train: the libraries, siamscope compiled and in the libraries' number format, and
-    `extra`; what siamscope chose."""
+    """Workers by name, ready to train: the libraries, siamscope compiled (if it can be here) and in the libraries'
+    number format, and `extra`; what siamscope chose."""
     workers: dict[str, Worker] = {}
     chosen = {}
-    own = ["siamscope compiled"] if bench.compiled and bench.device == "cpu" else []
+    own = ["siamscope compiled"] if bench.compiled else []
     names = [*LIBRARIES, *own, "siamscope float32", *extra]
     for name in names:
         module, _, how = name.partition(" ")
@@ -126,12 +131,14 @@ def started(bench: Bench, stack: ExitStack, settings: dict[str, Any], extra: tup
         about = workers[name]("start")
         if about:
             chosen[name] = about
+        if how == "compiled" and not about["compiled"]:  # the reason stays among what was chosen
+            workers.pop(name)
     return {"workers": workers, "chosen": chosen}
 
 
 def views(bench: Bench) -> dict[str, Any]:
     settings = bench.settings("resnet8", 64)
-    count, few = (256, 64) if bench.quick else (4096, 512)
+    count, few = map(bench.amount, (256, 64) if bench.quick else (4096, 512))
     with ExitStack() as stack:
         ours, lightly, spt = (stack.enter_context(bench.worker(name, **settings)) for name in LIBRARIES)
         for worker in (ours, lightly, spt):
@@ -148,15 +155,18 @@ def views(bench: Bench) -> dict[str, Any]:
 def step(bench: Bench) -> dict[str, Any]:
     with ExitStack() as stack:
         made = started(bench, stack, bench.settings("resnet18", 8 if bench.quick else 64))
-        jobs = {n: (lambda w=w: w("step", steps=2)) for n, w in made["workers"].items()}
+        steps = bench.amount(2)
+        jobs = {n: (lambda w=w: w("step", steps=steps)) for n, w in made["workers"].items()}
         return {"resnet18": interleaved(jobs, 1 if bench.quick else 3), "chosen": made["chosen"]}
 
 
 def end(bench: Bench) -> dict[str, Any]:
-    """ResNet-18, batch 64; ResNet-8, batch 256, beside the usual loop and siamscope with the usual views."""
+    """ResNet-18, batch 64; ResNet-8, batch 256, beside the usual loop and, on a CPU, siamscope with the usual views (on
+    a GPU these would be made by one thread, the other sides' by the loader workers)."""
     out: dict[str, Any] = {"chosen": {}}
-    usual = ("pil", "siamscope float32, views by Pillow")
-    for backbone, batch, steps, extra in (("resnet18", 64, 2, ()), ("resnet8", 256, 4, usual)):
+    usual = ("pil", "siamscope float32, views by Pillow") if bench.device == "cpu" else ("pil",)
+    for backbone, batch, few, extra in (("resnet18", 64, 2, ()), ("resnet8", 256, 4, usual)):
+        steps = bench.amount(few)
         with ExitStack() as stack:
             size = batch // 8 if bench.quick else batch
             made = started(bench, stack, bench.settings(backbone, size), extra)

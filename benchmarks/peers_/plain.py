@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import library as operators
+
+from peers_.clock import warm
 
 NETWORKS = {"resnet8": (16, (1, 1, 1)), "resnet18": (64, (2, 2, 2, 2))}
 MOMENTUM, DECAY = 0.9, 5e-4
@@ -72,6 +75,45 @@ def backbone(settings: dict[str, Any]) -> ResNet:
 def rate(settings: dict[str, Any]) -> float:
     """The learning rate: 0.06 for 256 images."""
     return 0.06 * float(settings["batch"]) / 256
+
+
+Data = torch.utils.data.Dataset[Any]
+Batches = torch.utils.data.DataLoader[Any]
+
+
+def batches(
+    data: Data, settings: dict[str, Any], epochs: int = 1, begin: Callable[[int], None] | None = None
+) -> Batches:
+    """Shuffled batches of `epochs` passes over the data in one iteration, so that loader workers do not start anew in
+    between; those of a loader of one pass stay for the next. `begin`: called in each worker with its number."""
+    workers = settings.get("workers", 0)
+    return torch.utils.data.DataLoader(
+        data, batch_size=settings["batch"], drop_last=True, num_workers=workers, worker_init_fn=begin,
+        sampler=torch.utils.data.RandomSampler(data, num_samples=epochs * len(data)),  # type: ignore[arg-type]
+        persistent_workers=workers > 0 and epochs == 1, pin_memory=settings.get("device") == "cuda",
+    )  # fmt: skip
+
+
+ENDLESS = 10_000
+"""Passes of the loader that a speed is taken from."""
+
+
+def ahead(settings: dict[str, Any]) -> int:
+    """Steps before the clock starts: one, and as many as the loader workers are batches ahead, for what they made
+    before the clock started would count."""
+    return 1 + 2 * int(settings.get("workers", 0))
+
+
+def views(data: Data, settings: dict[str, Any], count: int, of: Callable[[Any], list[Tensor]]) -> dict[str, float]:
+    """What it takes to have both views of so many images on the GPU, by loader workers; `of`: the views of a batch."""
+    loader, steps = iter(batches(data, settings, ENDLESS)), max(count // settings["batch"], 1)
+
+    def make(steps: int) -> None:
+        for batch in islice(loader, steps):
+            for view in of(batch):
+                view.to(settings["device"])
+
+    return warm(make, steps, settings["device"], ahead(settings)) | {"images": steps * settings["batch"]}
 
 
 class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]

@@ -215,6 +215,38 @@ def test_draft_mode_agrees_with_full_decoding(tmp_path: Path) -> None:
     assert abs(read(tmp_path / "a.jpg").astype(int) - read(tmp_path / "a.png")).max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("stored", "size", "scaled"),
+    [
+        ((640, 640), 32, (80, 80)),  # at an eighth; a tenth would do
+        ((640, 260), 32, (160, 65)),  # the shorter side decides
+        ((256, 256), 32, (64, 64)),
+        ((127, 300), 32, (127, 300)),  # half of it would be less than twice as fine
+        ((32, 32), 32, None),  # nothing to scale
+        ((20, 24), 32, (20, 24)),
+    ],
+)
+def test_large_jpegs_are_decoded_at_reduced_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: tuple[int, int], size: int, scaled: tuple[int, int] | None
+) -> None:
+    """What comes out of the decoder, before it is scaled: reduced where it stays twice as fine as asked for."""
+    Image.new("RGB", stored, RED).save(tmp_path / "a.jpg")
+    Image.new("RGB", stored, RED).save(tmp_path / "a.png")
+    found: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def spy(image: Image.Image, *args: object, **named: object) -> Image.Image:
+        found.append(image.size)
+        return resize(image, *args, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    assert read(tmp_path / "a.jpg", DecodeOptions(size, 3)).shape == (size, size, 3)
+    assert found[:1] == ([scaled] if scaled else [])
+    found.clear()
+    read(tmp_path / "a.png", DecodeOptions(size, 3))
+    assert found[:1] == ([stored] if scaled else []), "only libjpeg can"
+
+
 def test_damaged_files_are_named_not_raised(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for ending in ("jpg", "png", "webp", "tiff", "bmp"):

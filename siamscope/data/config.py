@@ -80,7 +80,8 @@ class DataConfig:
     memory that is available at the start."""
 
     workers: Annotated[int, arg(aliases=("--workers",))] = 0
-    """Processes that decode image files. 0: one for each usable core."""
+    """Processes of this host that decode image files, divided among its training processes (each has at least one).
+    0: one for each usable core."""
 
     strict: Annotated[bool, arg(aliases=("--strict",))] = False
     """Whether an unreadable image is an error. Otherwise it is set aside and listed with the reason."""

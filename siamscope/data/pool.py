@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from siamscope.data.cache import Part, Written
+from siamscope.data.cores import usable_cores
 from siamscope.data.decode import DecodeOptions, own_limits
 from siamscope.data.errors import DataError
 from siamscope.data.processes import Processes, Reply
@@ -50,15 +51,8 @@ class Files:
         return {"paths": [self.paths[row] for row in rows], "states": states, "spans": spans, **more}
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def worker_count(workers: int) -> int:
-    """Decoding processes of this process: `workers`, or one for each usable core, shared with torchrun's others."""
+    """Decoding processes of this process: its share of the host's `workers` (0: of the usable cores), at least 1."""
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, (workers or usable_cores()) // max(1, int(ranks) if ranks.isdigit() else 1))
 

@@ -9,24 +9,10 @@ import torch
 from siamscope.training import machine
 
 
-def test_a_quota_of_processor_time_bounds_the_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    assert machine.allowed(tmp_path) == 16, "no control group"
-    for text, cores in (("150000 100000\n", 2), ("max 100000\n", 16), ("20000 100000\n", 1), ("nonsense", 16)):
-        (tmp_path / "cpu.max").write_text(text)
-        assert machine.allowed(tmp_path) == cores
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    for quota, cores in (("300000", 3), ("-1", 16)):
-        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
-        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
-        assert machine.allowed(tmp_path) == cores
-
-
 def test_threads_are_the_recipes_or_torchs_within_what_is_allowed(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     for cores, expected in ((2, 2), (32, 8)):
-        monkeypatch.setattr(machine, "allowed", lambda cores=cores: cores)
+        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
         assert machine.threads(0) == expected
     assert machine.threads(3) == 3
 

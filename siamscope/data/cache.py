@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from siamscope.data.descriptors import exhausted, too_many
 from siamscope.data.errors import DataError
 from siamscope.data.locks import Held, claimed, company, held, removed
 from siamscope.data.rows import Rows, State
@@ -94,7 +95,7 @@ def open_or_build(
     combine: the entry's digest from those of all pieces.
 
     Raises:
-        DataError: the cache cannot be written, or there is no space left.
+        DataError: the cache cannot be written, there is no space left, or no further file can be opened.
     """
     build = _Build(Layout(root / f"{group}-{key}", shape, step, pixels), fill, on_wait, combine)
     entry = build.opened()
@@ -274,6 +275,8 @@ def _remove_empty(layout: Layout) -> None:
 
 
 def _cause(error: OSError, root: Path) -> str:
+    if exhausted(error):
+        return too_many(error)
     elsewhere = "choose another folder with data.cache_dir or SIAMSCOPE_CACHE"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         detail = f" ({error.strerror})" if error.strerror and "MB" in error.strerror else ""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from siamscope.data.descriptors import exhausted
+
 if sys.platform != "win32":
     import fcntl
 
@@ -60,7 +62,8 @@ def held(path: Path) -> Held | None:
     """Hold the lock file at `path` together with others; waits while somebody has it alone. None if that cannot be:
     there is no such file and none can be made, as on a disk that may only be read, or the disk knows no locks.
 
-    The lock is on the file that lies at `path` at that moment: whoever removes that file must have it alone.
+    The lock is on the file that lies at `path` at that moment: whoever removes that file must have it alone. Raises
+    OSError if no further file can be opened.
     """
     while (descriptor := _opened(path)) >= 0:
         lock = Held(descriptor)
@@ -77,8 +80,11 @@ def held(path: Path) -> Held | None:
 
 def _opened(path: Path) -> int:
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
-        with contextlib.suppress(OSError):
+        try:
             return os.open(path, flags, 0o666)
+        except OSError as error:
+            if exhausted(error):
+                raise
     return -1
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from siamscope.data.descriptors import exhausted, share_of_descriptors, too_many
 from siamscope.data.errors import DataError
 from siamscope.data.locks import Held
 from siamscope.data.source import Images, Indices, checked_indices
 
-_MOST_OPEN = 256  # files of one entry that are kept open; further ones are opened again when they are needed
+_MOST_OPEN = 256  # files of one entry kept open, if the process's limit allows; others are opened again when needed
 _MOST_VIEWS = 512  # of one preadv; systems allow 1,024
 
 
@@ -33,9 +34,9 @@ class State:
 class Rows:
     """Images uint8 (N, C, S, S) in files of `per_file` rows each, the last one perhaps of fewer.
 
-    The files are opened at once, up to a limit: what is open can be read on after the files were removed. lock: held as
-    long as this object is there, so that nobody removes the others. Safe to read from threads. Raises OSError if a file
-    cannot be opened or is not in its state.
+    The files are opened at once, up to a limit (a lower one when the process runs out of descriptors): what is open can
+    be read on after the files were removed. lock: held as long as this object is there, so that nobody removes the
+    others. Safe to read from threads. Raises OSError if a file cannot be opened or is not in its state.
     """
 
     def __init__(
@@ -50,8 +51,15 @@ class Rows:
         self._files, self._states = files, states
         self._open: OrderedDict[int, _File] = OrderedDict()
         self._lock = threading.Lock()
-        for place in range(min(len(files), _MOST_OPEN)):
-            self._open[place] = _File(files[place], states[place])
+        self._most = share_of_descriptors(_MOST_OPEN)
+        for place in range(min(len(files), self._most)):
+            try:
+                self._open[place] = _File(files[place], states[place])
+            except OSError as error:
+                if not exhausted(error):
+                    raise
+                self._keep_half()
+                break
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -89,20 +97,31 @@ class Rows:
     def _file(self, place: int) -> "_File":
         with self._lock:
             file = self._open.get(place)
-            if file is None:
+            if file is not None:
+                self._open.move_to_end(place)
+                return file
+            while file is None:
                 try:
                     file = _File(self._files[place], self._states[place])
                 except OSError as error:
-                    raise DataError(
-                        f"prepared images in {str(self._files[place])!r} are gone or have changed "
-                        f"({error.strerror or error}): {_REMEDY}"
-                    ) from error
-                self._open[place] = file
-                if len(self._open) > _MOST_OPEN:
-                    self._open.popitem(last=False)  # closed when the last thread that reads it lets go
-            else:
-                self._open.move_to_end(place)
+                    if not exhausted(error):
+                        raise DataError(
+                            f"prepared images in {str(self._files[place])!r} are gone or have changed "
+                            f"({error.strerror or error}): {_REMEDY}"
+                        ) from error
+                    if not self._open:
+                        raise DataError(too_many(error)) from error
+                    self._keep_half()
+            self._open[place] = file
+            if len(self._open) > self._most:
+                self._open.popitem(last=False)  # closed when the last thread that reads it lets go
             return file
+
+    def _keep_half(self) -> None:
+        """Close half of the open files, those read longest ago, and keep no more from now on."""
+        for _ in range((len(self._open) + 1) // 2):
+            self._open.popitem(last=False)
+        self._most = max(1, len(self._open))
 
 
 _REMEDY = "start again, and they are prepared anew"

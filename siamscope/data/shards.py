@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from siamscope.data.descriptors import exhausted
 from siamscope.data.locks import removed
 from siamscope.data.rows import State
 
@@ -108,7 +109,10 @@ class Card:
 
 
 def read_card(layout: Layout, shard: int) -> Card | None:
-    """The card of a shard that is there and whole, else None. Its content is compared when its time has changed."""
+    """The card of a shard that is there and whole, else None. Its content is compared when its time has changed.
+
+    Raises OSError if no further file can be opened: nothing is known of it then.
+    """
     try:
         value: dict[str, Any] = json.loads(layout.card(shard).read_text(encoding="ascii"))
         first, stop = value["rows"]
@@ -125,7 +129,9 @@ def read_card(layout: Layout, shard: int) -> Card | None:
             return card
         if state.nbytes != card.nbytes or _hash(layout.file(shard)) != card.content:
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and exhausted(error):
+            raise
         return None
     card = Card(card.rows, card.nbytes, state.time, card.content, card.digests, card.rejected, card.retry)
     with contextlib.suppress(OSError):

@@ -13,13 +13,9 @@ import numpy as np
 from siamscope.data.errors import DataError
 from siamscope.data.pool import Files
 from siamscope.data.source import Indices
+from siamscope.data.split_names import FOLDER_SPLITS, val_is_final
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"))
-_SPLITS = {
-    "train": "train", "training": "train",
-    "test": "test", "testing": "test",
-    "val": "val", "valid": "val", "validation": "val",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -199,13 +195,12 @@ def find_splits(root: Path) -> dict[str, Path]:
     except OSError:
         return {"train": root}  # list_images says what is wrong
     for name in folders:
-        split = _SPLITS.get(name.lower())
-        if split and split in found and "train" in map(_SPLITS.get, map(str.lower, folders)):
+        split = FOLDER_SPLITS.get(name.lower())
+        if split and split in found and "train" in map(FOLDER_SPLITS.get, map(str.lower, folders)):
             raise DataError(f"{str(root)!r} holds both {found[split].name!r} and {name!r}: keep one of them")
         if split:
             found[split] = root / name
     if "train" not in found:
         return {"train": root}
-    if "val" in found and "test" not in found:
-        found["test"] = found.pop("val")
+    found = val_is_final(found)
     return {split: found[split] for split in ("train", "val", "test") if split in found}

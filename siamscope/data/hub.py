@@ -15,8 +15,8 @@ import numpy as np
 from siamscope.data.errors import DataError
 from siamscope.data.labelling import numbered, text_of
 from siamscope.data.source import Indices
+from siamscope.data.split_names import SPLITS, val_is_final
 from siamscope.data.tables import ArrowTable, ParquetTable, Table
-from siamscope.data.tar_files import SPLITS
 
 PREFIX = "hf:"
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:@]+))?(?:@(?P<revision>[^:@]+))?")
@@ -130,9 +130,7 @@ def _splits(found: Mapping[str, Table], address: Address) -> tuple[dict[str, Tab
             known[split] = table
     if "train" not in known:
         raise DataError(f"{address.text!r} has the splits {', '.join(found)}, and none for training")
-    if "val" in known and "test" not in known:  # as for folders: what is given and not asked for belongs to the end
-        known["test"] = known.pop("val")
-    return known, [f"passed over the splits {', '.join(others)}"] if others else []
+    return val_is_final(known), [f"passed over the splits {', '.join(others)}"] if others else []
 
 
 def image_column(features: Any, wanted: str) -> str:

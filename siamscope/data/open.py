@@ -21,8 +21,9 @@ from siamscope.data.memory import budget
 from siamscope.data.open_folder import open_folder
 from siamscope.data.open_hub import open_hub
 from siamscope.data.open_tar import open_tars
-from siamscope.data.progress import Progress, quiet
+from siamscope.data.progress import Progress, quiet, waiting
 from siamscope.data.source import ArraySource, Numbered, Readable, ShapesSource, Source, digest, hash_array
+from siamscope.data.split_names import val_is_final
 from siamscope.data.splits import three_way, validation_count
 from siamscope.data.tar_files import absolute, holds_tars, is_pattern, is_tar
 
@@ -249,9 +250,7 @@ def _open_arrays(kind: Kind, path: Path, config: DataConfig, memory: int, progre
             else:
                 images, content = _through_cache(converter, path, config, progress)
                 sources[name] = ArraySource(images, labels[name], class_names, Numbered(len(images)), content)
-    # A val array without a test array is the held-out final data, as it is for folders.
-    if "val" in sources and "test" not in sources:
-        sources["test"] = sources.pop("val")
+    sources = val_is_final(sources)
     return _Found(sources["train"], sources.get("val"), sources.get("test"))
 
 
@@ -301,9 +300,7 @@ def _through_cache(converter: Converter, path: Path, config: DataConfig, progres
                 progress("preparing images", done, len(converter.values))
         return Written(hashes, {})
 
-    def wait() -> None:
-        progress("waiting for another process that prepares the same images", 0, 0)
-
+    wait = waiting(progress, "prepares")
     entry = open_or_build(
         cache_root(config.cache_dir), group, short_hash(state), converter.shape, fill, wait, step=converter.step,
         combine=lambda hashes: digest(*(piece.encode() for piece in hashes)),

@@ -15,7 +15,7 @@ from siamscope.data.hub import image_column, label_column, labels, parsed, table
 from siamscope.data.hub_stream import Pieces, StreamedSource, TableRows
 from siamscope.data.pool import step_rows
 from siamscope.data.preparing import check_rejected, decode_options, without_rejected
-from siamscope.data.progress import Progress
+from siamscope.data.progress import Progress, waiting
 from siamscope.data.source import ArraySource, Indices, Numbered, Picked, Readable, Source
 from siamscope.data.splits import MOST_VALIDATION, validation_count
 from siamscope.data.tables import ArrowTable, Encoded, ParquetTable, Table
@@ -140,13 +140,9 @@ class _Poured:
         count = len(self.rows)
         shape = (count, options.channels, options.size, options.size)
         fill = filler(self._images(), count, options, config.workers, self.progress)
-
-        def wait() -> None:
-            self.progress("waiting for another process that decodes the same images", 0, 0)
-
         entry = open_or_build(
-            cache_root(config.cache_dir), group, short_hash(self.table.state), shape, fill, wait,
-            step=step_rows(options), pixels=keep,
+            cache_root(config.cache_dir), group, short_hash(self.table.state), shape, fill,
+            waiting(self.progress), step=step_rows(options), pixels=keep,
         )  # fmt: skip
         if entry.images is not None:
             return entry.images, entry

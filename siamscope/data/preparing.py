@@ -10,7 +10,7 @@ from siamscope.data.decode import DecodeOptions
 from siamscope.data.errors import DataError
 from siamscope.data.folder import Rejected
 from siamscope.data.pool import DecodedRows, Decoder, Files
-from siamscope.data.progress import Progress
+from siamscope.data.progress import Progress, waiting
 from siamscope.data.shards import Fill
 from siamscope.data.source import Readable, Source, Subset, pixel_hash
 
@@ -43,14 +43,10 @@ def prepared(
     options, keep = decode_options(config), config.cache == "disk"
     group = short_hash(kind if keep else f"{kind}, looked at", where, sorted(asdict(options).items()))
     shape = (len(files.paths), options.channels, options.size, options.size)
-
-    def wait() -> None:
-        progress("waiting for another process that decodes the same images", 0, 0)
-
     with Decoder(files, options, config.workers, progress) as decoder:
         fill = _copier(ready, decoder.step, progress) if keep and ready is not None else decoder.fill
         entry = open_or_build(
-            cache_root(config.cache_dir), group, key, shape, fill, wait, step=decoder.step, pixels=keep
+            cache_root(config.cache_dir), group, key, shape, fill, waiting(progress), step=decoder.step, pixels=keep
         )
     return entry.images or DecodedRows(Decoder(files, options, config.workers)), entry
 

@@ -15,6 +15,11 @@ def quiet(what: str, done: int, total: int) -> None:
     """A Progress that says nothing."""
 
 
+def waiting(progress: Progress, does: str = "decodes") -> Callable[[], None]:
+    """Says that another process is at the same images."""
+    return lambda: progress(f"waiting for another process that {does} the same images", 0, 0)
+
+
 @contextmanager
 def console_progress() -> Iterator[Progress]:
     """A Progress that shows itself. Nothing is printed unless it is called."""

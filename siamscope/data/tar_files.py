@@ -7,13 +7,9 @@ from pathlib import Path
 
 from siamscope.data.errors import DataError
 from siamscope.data.folder import SUFFIXES
+from siamscope.data.split_names import SPLITS, val_is_final
 
 _ENDING = re.compile(r"\.(tar(\.(gz|bz2|xz|zst|zstd))?|tgz|tbz2?|txz)$", re.IGNORECASE)
-SPLITS = {
-    "train": "train", "training": "train",
-    "test": "test", "testing": "test",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-}  # fmt: skip
 _LEADING = re.compile("(" + "|".join(sorted(SPLITS, key=len, reverse=True)) + ")(?![a-z])")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 100_000
@@ -78,9 +74,7 @@ def tar_files(source: str) -> dict[str, list[Path]]:
         name: [file for file, split in zip(files, splits, strict=True) if split == name]
         for name in ("train", "val", "test")
     }
-    if found["val"] and not found["test"]:
-        found["test"] = found.pop("val")
-    return {name: part for name, part in found.items() if part}
+    return val_is_final({name: part for name, part in found.items() if part})
 
 
 def absolute(source: str) -> str:

@@ -92,6 +92,13 @@ def test_classes_called_test_without_train(root: Path) -> None:
     assert opened(root).train.class_names == ("test", "val")
 
 
+def test_dev_is_no_split_of_a_folder(root: Path) -> None:
+    """It is one of tar files and tables, but folders with one have always been read without it."""
+    for name in ("train", "dev"):
+        picture(root / name / "a.png", 1)
+    assert find_splits(root) == {"train": root / "train"}
+
+
 def test_two_folders_of_one_split(root: Path) -> None:
     for name in ("train", "val", "validation"):
         picture(root / name / "a.png", 1)

@@ -12,7 +12,7 @@ from siamscope.data import memory, shapes
 from siamscope.data.config import DataConfig
 from siamscope.data.errors import DataError
 from siamscope.data.open import open_dataset
-from siamscope.data.progress import console_progress
+from siamscope.data.progress import console_progress, waiting
 from siamscope.data.source import ArraySource, ShapesSource, Subset, channel_stats
 from siamscope.data.splits import draw_split, three_way, validation_count
 
@@ -204,6 +204,7 @@ def test_plain_progress_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with console_progress() as progress:
         for done in range(101):
             progress("decoding", done, 100)
-        progress("waiting", 0, 0)
+        waiting(progress)()
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["decoding: 0 of 100", "decoding: 100 of 100", "waiting"]
+    last = "waiting for another process that decodes the same images"
+    assert lines == ["decoding: 0 of 100", "decoding: 100 of 100", last]

@@ -7,7 +7,6 @@ that all runs share with device, threads and number format settled, and what the
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from siamscope import recipe as recipes
+from siamscope.data.cores import usable_cores
 from siamscope.recipe import Recipe
 from siamscope.workflow.jobs import Run, Status
 
@@ -94,7 +94,7 @@ def prepared(recipe: Recipe, asked: Mapping[str, Any], jobs: int, quiet: bool) -
     Raises:
         PlanError: the data or the device cannot be used.
     """
-    threads = recipe.train.threads or (max(cores() // jobs, 1) if jobs else 1)
+    threads = recipe.train.threads or (max(usable_cores() // jobs, 1) if jobs else 1)
     command = [sys.executable, "-m", "siamscope.workflow.compare_prepare", str(threads), "1" if quiet else "0"]
     text = recipes.to_toml(recipe).encode("utf-8", "surrogateescape")
     done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
@@ -105,16 +105,11 @@ def prepared(recipe: Recipe, asked: Mapping[str, Any], jobs: int, quiet: bool) -
     if "error" in found:
         raise PlanError(found["error"])
     command_line = " ".join([Path(sys.argv[0]).name.replace("__main__.py", "siamscope"), *sys.argv[1:]])
-    found["environment"] |= {"command": command_line, "cores": cores()}
+    found["environment"] |= {"command": command_line, "cores": usable_cores()}
     return {"asked": asked, "shared": found.pop("recipe"), "started": now()} | found
 
 
 # ------------------------------------------------------------------------------------------ how much at once
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def at_once(wanted: int, plan: Mapping[str, Any], threads: int) -> int:
@@ -127,8 +122,8 @@ def at_once(wanted: int, plan: Mapping[str, Any], threads: int) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
-        free = MEMORY_A_RUN * cores()
-    return max(min(cores() // max(threads, 1), free // MEMORY_A_RUN), 1)
+        free = MEMORY_A_RUN * usable_cores()
+    return max(min(usable_cores() // max(threads, 1), free // MEMORY_A_RUN), 1)
 
 
 # ------------------------------------------------------------------------------------------ meanwhile

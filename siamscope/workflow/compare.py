@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from siamscope import recipe as recipes
+from siamscope.data.cores import usable_cores
 from siamscope.recipe import Recipe
 from siamscope.report.methods import write as write_page
 from siamscope.rundir import RunDir, explained, finite, write_text
@@ -74,7 +75,7 @@ def compare(
         ]
         todo = [run for run in runs if due(run, retry)]
         at_once = batch.at_once(wanted, known, shared.train.threads)
-        threads = shared.train.threads or max(batch.cores() // at_once, 1)
+        threads = shared.train.threads or max(usable_cores() // at_once, 1)
         stopped = execute(todo, at_once, threads, batch.Teller(say, len(todo), at_once, _in_words))
         facts = _facts(known, shared, lines, numbers, runs) | {"jobs": at_once, "threads": threads}
         facts["notes"] = _notes(facts)

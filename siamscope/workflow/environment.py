@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ import numpy
 import torch
 
 import siamscope
+from siamscope.data.cores import usable_cores
 
 
 def describe(device: torch.device, processes: int = 1) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "device": str(device),
         "processes": processes,

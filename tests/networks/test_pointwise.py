@@ -13,7 +13,8 @@ from siamscope.networks.pointwise import Conv1x1, unsafe
 NARROW = """
 import torch
 from siamscope import networks
-body = networks.create("resnet8", width={width}, stem="cifar", input_size={pixels}).to(memory_format=torch.channels_last)
+body = networks.create("resnet8", width={width}, stem="cifar", input_size={pixels})
+body.to(memory_format=torch.channels_last)
 images = torch.randn(8, 3, {pixels}, {pixels}).contiguous(memory_format=torch.channels_last)
 for _ in range(3):
     body(images).square().mean().backward()

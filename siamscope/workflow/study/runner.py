@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from siamscope import recipe as recipes
+from siamscope.data.cores import usable_cores
 from siamscope.recipe import Recipe
 from siamscope.report.study import write as write_page
 from siamscope.rundir import RunDir, explained, finite, write_text
@@ -72,7 +73,7 @@ def run(study: Study, given: Common, out: Path) -> Answer:
     with RunDir(out).lock():
         write_text(out / PLAN, json.dumps(known, indent=1) + "\n")
         at_once = batch.at_once(wanted, known, shared.train.threads)
-        threads = shared.train.threads or max(batch.cores() // at_once, 1)
+        threads = shared.train.threads or max(usable_cores() // at_once, 1)
         runs, signal = _executed(lines, seeds, out / "runs", at_once, threads, given.retry, say)
         found = _facts(study, known, shared, lines, seeds, runs) | {"jobs": at_once, "threads": threads}
         found["notes"] = [*_notes(found), *study.notes]

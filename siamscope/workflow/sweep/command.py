@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg
 
 from siamscope import options as common
 from siamscope import recipe as recipes
+from siamscope.data.cores import usable_cores
 from siamscope.recipe import Recipe
 from siamscope.report.sweep_figure import Axis, Dot, write_sweep
 from siamscope.rundir import explained, finite, write_text
@@ -136,7 +137,7 @@ def _work(
     options: Options, store: Store, goal: Objective, shared: Recipe, plan: Mapping[str, Any], say: Say | None
 ) -> int:
     at_once = batch.at_once(batch.jobs_of(options.jobs), plan, shared.train.threads)
-    threads = shared.train.threads or max(batch.cores() // at_once, 1)
+    threads = shared.train.threads or max(usable_cores() // at_once, 1)
     driver = Driver(store, goal, shared, plan["data"]["fingerprint"], _steps(shared, plan), options.prune, say)
     return driver.work(options.trials, at_once, threads)
 

@@ -1,9 +1,12 @@
-"""Small recipes that train in seconds."""
+"""Small recipes that train in seconds; measured spectra, where they are at hand."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +17,19 @@ from siamscope.recipe import Recipe
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def spectra() -> dict[str, np.ndarray]:
+    """Singular values of SimSiam's embeddings published with Li, Efros & Pathak (2022), by name: p1 to p100."""
+    name = "collapse_spectra_resnet18_simsiam_imagenet.npz"
+    shared = os.environ.get("SIAMSCOPE_SHARED")
+    root = Path(shared) if shared else Path(__file__).resolve().parents[2] / "shared"
+    for path in (root / "data" / name, root / name):
+        if path.is_file():
+            with np.load(path) as stored:
+                return dict(stored)
+    pytest.skip(f"{name} is not here; point SIAMSCOPE_SHARED at the folder that holds it")
 
 
 @pytest.fixture

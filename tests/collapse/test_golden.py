@@ -1,14 +1,10 @@
 """AUC of the spectra published with Li, Efros & Pathak (2022): ResNet-18 SimSiam on p % of ImageNet."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from siamscope.collapse import alpha_req, auc, dead_directions, effective_rank, nesum, participation_ratio
 
-NAME = "collapse_spectra_resnet18_simsiam_imagenet.npz"
 # p: AUC of sigma, AUC of lambda, effective rank of sigma
 GOLDEN = {
     1: (0.6097620476, 0.738175, 465.21),
@@ -18,17 +14,6 @@ GOLDEN = {
     50: (0.8714194135, 0.971918, 161.35),
     100: (0.8577546604, 0.979324, 165.56),
 }
-
-
-@pytest.fixture(scope="module")
-def spectra() -> dict[str, np.ndarray]:
-    shared = os.environ.get("SIAMSCOPE_SHARED")
-    root = Path(shared) if shared else Path(__file__).resolve().parents[3] / "shared"
-    for path in (root / "data" / NAME, root / NAME):
-        if path.is_file():
-            with np.load(path) as stored:
-                return dict(stored)
-    pytest.skip(f"{NAME} is not here; point SIAMSCOPE_SHARED at the folder that holds it")
 
 
 @pytest.mark.parametrize("percent", GOLDEN)

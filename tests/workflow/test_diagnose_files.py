@@ -73,21 +73,14 @@ def test_thin_features_are_called_collapsed_and_flat_ones_are_not(files, capsys)
     assert not any("numbers of dimensions" in text for text in facts["warnings"])
 
 
-def test_golden_spectra_through_a_file(tmp_path, capsys):
-    """The six measured spectra of Li et al. give their AUC when features with these singular values are diagnosed."""
-    from pathlib import Path
-
-    stored = Path(__file__).parents[3] / "shared" / "data" / "collapse_spectra_resnet18_simsiam_imagenet.npz"
-    if not stored.is_file():
-        pytest.skip("the measured spectra are not here")
+def test_golden_spectra_through_a_file(spectra, tmp_path, capsys):
+    """Two of the measured spectra of Li et al. give their AUC when features with these singular values are diagnosed."""
     golden = {"p1": 0.6097620476, "p20": 0.8787150303}
-    with np.load(stored) as spectra:
-        for name, value in golden.items():
-            sigma = spectra[name].astype(np.float64)
-            np.save(tmp_path / f"{name}.npy", with_spectrum(sigma, 1024))
-            words = (tmp_path / f"{name}.npy", "--interval", "none", "--only", "auc")
-            _, facts = as_json(capsys, *words)
-            assert facts["inputs"][0]["scores"]["auc_sigma"]["value"] == pytest.approx(value, abs=1e-6)
+    for name, value in golden.items():
+        np.save(tmp_path / f"{name}.npy", with_spectrum(spectra[name].astype(np.float64), 1024))
+        words = (tmp_path / f"{name}.npy", "--interval", "none", "--only", "auc")
+        _, facts = as_json(capsys, *words)
+        assert facts["inputs"][0]["scores"]["auc_sigma"]["value"] == pytest.approx(value, abs=1e-6)
 
 
 def test_views_of_one_point_up_to_rounding(tmp_path, capsys):

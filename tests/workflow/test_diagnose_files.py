@@ -74,7 +74,7 @@ def test_thin_features_are_called_collapsed_and_flat_ones_are_not(files, capsys)
 
 
 def test_golden_spectra_through_a_file(spectra, tmp_path, capsys):
-    """Two of the measured spectra of Li et al. give their AUC when features with these singular values are diagnosed."""
+    """Two measured spectra of Li et al. give their AUC when features with these singular values are diagnosed."""
     golden = {"p1": 0.6097620476, "p20": 0.8787150303}
     for name, value in golden.items():
         np.save(tmp_path / f"{name}.npy", with_spectrum(spectra[name].astype(np.float64), 1024))

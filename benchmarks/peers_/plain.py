@@ -152,16 +152,11 @@ def save_features(network: nn.Module, settings: dict[str, Any], out: str) -> Non
 
 
 def define_vision_operators() -> None:
-    """Let torchvision's wheel, which is linked to CUDA, import beside a CPU-only torch. Kept: what was defined."""
+    """Let torchvision's wheel, which is linked to CUDA, import beside a CPU-only torch."""
     if torch.version.cuda:
         return
-    schemas = operators.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
-        schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(schemas)
-
-
-_KEPT: list[operators.Library] = []
+        operators.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def values(losses: dict[str, Loss], embeddings: str) -> dict[str, float]:

@@ -28,7 +28,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from torch import Tensor
 from siamscope import networks, views
 from siamscope import recipe as recipes
 from siamscope.data import DataConfig, Dataset, channel_stats, open_dataset
+from siamscope.data.cores import usable_cores
 from siamscope.evaluation.features import extract
 from siamscope.evaluation.knn import knn
 from siamscope.recipe import Recipe
@@ -185,7 +185,7 @@ def lightly(bench: Bench) -> Row:
         def __getitem__(self, index: int) -> Any:
             return transform(pictures[index])
 
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = usable_cores()
     first, data = 2 * workers + 3, Views()  # a worker is two batches ahead
     drawn = torch.utils.data.RandomSampler(data, num_samples=(first + bench.args.steps) * bench.args.batch)
     loader = torch.utils.data.DataLoader(
